@@ -1,0 +1,2 @@
+//! The `everhold` binary.
+fn main() {}

@@ -1,0 +1,28 @@
+//! The vocabulary of Everhold: ids, units, limits, policies, the cluster map, the commands and
+//! answers of the metadata service, and the messages that nodes exchange.
+//!
+//! Everything here is plain data. **Invariant:** no clock, no randomness, no I/O and no runtime;
+//! whoever needs one of those is not vocabulary. The pure crates (`cluster`, `namespace`) depend on
+//! this crate only, so Cargo keeps them pure.
+
+pub mod checksum;
+pub mod codec;
+pub mod apply;
+pub mod command;
+pub mod error;
+pub mod fs;
+pub mod ids;
+pub mod kv;
+pub mod limits;
+pub mod map;
+pub mod rpc;
+pub mod table;
+pub mod tables;
+pub mod units;
+
+pub use error::{Error, Kind};
+pub use ids::{
+    BlockId, ClusterId, DiskId, DiskSession, Epoch, Generation, InodeId, LogIndex, NodeId, PgId,
+    PolicyId, RaftId, SessionId, ShardId,
+};
+pub use units::{ByteSize, Stamp, Timestamp};

@@ -1,0 +1,44 @@
+//! The caps of the system in one place, each with a line on how it was chosen.
+
+/// Largest block. Big enough that per-block costs vanish at disk speed, small enough to gather in memory.
+pub const BLOCK_BYTES_MAX: usize = 4 << 20;
+/// Unit of checksums at rest; a range read verifies whole pages. See docs/performance.md for the choice.
+pub const PAGE_BYTES: usize = 16 << 10;
+/// Data up to this size lives in the inode's extents: one Raft commit and no storage node.
+pub const INLINE_BYTES_MAX: usize = 8 << 10;
+/// Longest file name in bytes, as on every Linux file system.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest target of a symbolic link, as Linux has it.
+pub const SYMLINK_BYTES_MAX: usize = 4095;
+/// Deepest path that is resolved, and most symbolic links followed on the way (Linux has 40).
+pub const PATH_DEPTH_MAX: usize = 1024;
+/// Symbolic links followed in one resolution, as Linux has it.
+pub const SYMLINK_FOLLOW_MAX: usize = 40;
+/// Largest extended attribute value, as Linux has it.
+pub const XATTR_BYTES_MAX: usize = 64 << 10;
+/// Most hard links to one inode, as ext4 has it.
+pub const LINKS_MAX: u32 = 65_000;
+/// Largest file: signed 64-bit offsets.
+pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+/// Unacknowledged requests of a session; the answers kept for it are bounded by the same number.
+pub const SESSION_WINDOW: u64 = 1024;
+/// A session that was not renewed for this long ends. Long enough to survive a failover and a pause.
+pub const SESSION_TTL_MS: u64 = 30_000;
+/// Largest command that is proposed to Raft: below it an entry syncs in about a millisecond.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// Requests in one batch: enough to amortise a sync, small enough to keep latency flat.
+pub const BATCH_OPS_MAX: usize = 256;
+/// Extents in one commit: 1 GiB of full blocks, about 16 KiB encoded.
+pub const COMMIT_EXTENTS_MAX: usize = 256;
+/// Missing copies kept one by one for a disk in one placement group; beyond it, a range to compare.
+pub const MISSING_PER_MEMBER_MAX: u64 = 1024;
+/// Entries of one page of a listing (directory, block table, missing copies).
+pub const PAGE_ENTRIES_MAX: usize = 1000;
+/// Members of a placement group, formers included: 2 policies' worth of copies in motion.
+pub const PG_MEMBERS_MAX: usize = 16;
+/// Nodes in a cluster: "three to some hundred machines", with room.
+pub const NODES_MAX: usize = 1024;
+/// Largest body of a control RPC: a page of the block table or a batch, with room.
+pub const RPC_BYTES_MAX: usize = 8 << 20;
+/// A dead block stays in the table this long so that readers of the old version can finish.
+pub const DEAD_GRACE_MS: u64 = 30_000;
