@@ -1,0 +1,29 @@
+# The vocabulary of the project. Plain cargo works without it.
+
+# What a change must pass before it is committed.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# All tests; no set-up needed.
+test:
+    cargo test
+
+# The main job: a cluster that survives killed nodes, on real input.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# The table of docs/performance.md, on a temporary cluster.
+bench *ARGS:
+    cargo run --release -- bench --temp {{ARGS}}
+
+# The block store alone against the disk, for the choice of its page size.
+store-bench:
+    cargo run --release -p everhold-store --example store_bench
+
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# What CI runs.
+ci:
+    bash .ci/run
