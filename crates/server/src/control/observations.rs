@@ -1,0 +1,402 @@
+//! What the leader has heard lately, shared between the services that hear it and the control loops
+//! that judge it. Services call the short methods below; the loops drain [`Observations::take`] and
+//! publish the map they go by with [`Observations::publish`].
+//!
+//! **Invariant:** nothing here is durable and nothing here decides. A new leader starts empty
+//! ([`Observations::reset`]), and everything is bounded by the caps in this file.
+
+use everhold_proto::command::DiskUsage;
+use everhold_proto::limits::NODES_MAX;
+use everhold_proto::map::ClusterMap;
+use everhold_proto::rpc::{Heartbeat, HeartbeatReply, RepairProgress};
+use everhold_proto::{DiskId, Epoch, NodeId, SessionId};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Observations that wait for the next tick. At 5 heartbeats a second from each of 1024 nodes a tick
+/// of 100 ms sees about 500; the rest is for reports.
+const PENDING_MAX: usize = 8192;
+/// Disks that one heartbeat may name: far more than a machine holds.
+const DISKS_PER_NODE_MAX: usize = 256;
+/// Sessions whose renewals are remembered: far more clients than one leader serves.
+const SESSIONS_MAX: usize = 1 << 18;
+/// Repair progress is sampled this often, and so many samples make the rate.
+const RATE_SAMPLE: Duration = Duration::from_secs(1);
+const RATE_SAMPLES: usize = 10;
+
+/// One thing that was heard, in the order of hearing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// A sign of life.
+    Heartbeat {
+        /// The node.
+        node: NodeId,
+        /// Its boot count.
+        boot: u64,
+        /// When.
+        at: Instant,
+    },
+    /// The connection that carried a node's heartbeats closed: the process may be dead.
+    Closed {
+        /// The node.
+        node: NodeId,
+        /// When.
+        at: Instant,
+    },
+    /// Somebody could not reach a node.
+    Unreachable {
+        /// Whom.
+        node: NodeId,
+        /// Who says so, when it is a node.
+        reporter: Option<NodeId>,
+        /// When.
+        at: Instant,
+    },
+    /// The node stops on purpose, now.
+    Leaving {
+        /// The node.
+        node: NodeId,
+        /// Its boot count.
+        boot: u64,
+        /// When.
+        at: Instant,
+    },
+}
+
+/// The last heartbeat of a node.
+#[derive(Clone, Debug)]
+pub struct NodeSeen {
+    /// Its boot count.
+    pub boot: u64,
+    /// The map it has.
+    pub epoch: Epoch,
+    /// When the last heartbeat arrived.
+    pub at: Instant,
+    /// Its disks.
+    pub disks: Vec<DiskUsage>,
+    /// Peers it could not reach.
+    pub unreachable: BTreeSet<NodeId>,
+    /// Repair going on.
+    pub repair: RepairProgress,
+    /// It said that it is stopping.
+    pub leaving: bool,
+    samples: VecDeque<(Instant, u64)>,
+}
+
+/// See the module's words. Cheap to share in an `Arc`.
+#[derive(Default)]
+pub struct Observations {
+    inner: Mutex<Inner>,
+    urgent: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    pending: VecDeque<Observation>,
+    dropped: u64,
+    nodes: BTreeMap<NodeId, NodeSeen>,
+    sessions: BTreeMap<SessionId, Instant>,
+    map: Arc<ClusterMap>,
+    brake: Option<String>,
+}
+
+impl Observations {
+    /// Empty observations.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// A heartbeat arrived. One of an older boot than the newest heard is ignored.
+    pub fn heartbeat(&self, heartbeat: &Heartbeat, now: Instant) {
+        let mut inner = self.inner.lock();
+        let known = inner.nodes.get(&heartbeat.node);
+        if known.is_some_and(|seen| seen.boot > heartbeat.boot)
+            || (known.is_none() && inner.nodes.len() >= NODES_MAX)
+        {
+            return;
+        }
+        let (node, boot) = (heartbeat.node, heartbeat.boot);
+        let unreachable: BTreeSet<NodeId> =
+            heartbeat.unreachable.iter().copied().filter(|n| *n != node).take(NODES_MAX).collect();
+        inner.push(Observation::Heartbeat { node, boot, at: now });
+        for target in &unreachable {
+            inner.push(Observation::Unreachable { node: *target, reporter: Some(node), at: now });
+        }
+        let said_before = known_leaving(&inner, node, boot);
+        if heartbeat.leaving && !said_before {
+            inner.push(Observation::Leaving { node, boot, at: now });
+            self.urgent.notify_one();
+        }
+        inner.remember(heartbeat, unreachable, now);
+    }
+
+    /// The connection that carried heartbeats of `node` closed.
+    pub fn connection_closed(&self, node: NodeId, now: Instant) {
+        self.inner.lock().push(Observation::Closed { node, at: now });
+        self.urgent.notify_one();
+    }
+
+    /// A client (`None`) or node could not reach these nodes.
+    pub fn unreachable(&self, nodes: &[NodeId], reporter: Option<NodeId>, now: Instant) {
+        let mut inner = self.inner.lock();
+        for node in nodes.iter().take(NODES_MAX).filter(|n| Some(**n) != reporter) {
+            inner.push(Observation::Unreachable { node: *node, reporter, at: now });
+        }
+    }
+
+    /// A client's session was opened, renewed or used: its time to live starts anew.
+    pub fn session_seen(&self, session: SessionId, now: Instant) {
+        let mut inner = self.inner.lock();
+        if inner.sessions.len() < SESSIONS_MAX || inner.sessions.contains_key(&session) {
+            inner.sessions.insert(session, now);
+        }
+    }
+
+    /// The answer to a heartbeat. A node whose boot is *newer* than the published map's is only ahead
+    /// of it and need not register.
+    pub fn reply_for(&self, heartbeat: &Heartbeat) -> HeartbeatReply {
+        let inner = self.inner.lock();
+        let map = &inner.map;
+        let node = map.nodes.get(&heartbeat.node);
+        let known = map.epoch > Epoch(0);
+        HeartbeatReply {
+            epoch: map.epoch,
+            work: has_work(map, heartbeat.node),
+            brake: inner.brake.is_some(),
+            register: known && node.is_none_or(|n| n.boot > heartbeat.boot),
+            register_disks: heartbeat
+                .disks
+                .iter()
+                .take(DISKS_PER_NODE_MAX)
+                .map(|usage| usage.disk)
+                .filter(|id| known && map.disks.get(id).is_none_or(|d| d.node != heartbeat.node))
+                .collect(),
+        }
+    }
+
+    /// The map that answers go by. Nodes that are no longer in it are forgotten.
+    pub fn publish(&self, map: Arc<ClusterMap>, brake: Option<String>) {
+        let mut inner = self.inner.lock();
+        inner.nodes.retain(|node, _| map.nodes.contains_key(node));
+        inner.map = map;
+        inner.brake = brake;
+    }
+
+    /// The map last published (empty before the first).
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.inner.lock().map.clone()
+    }
+
+    /// Why the brake is on, if it is.
+    pub fn brake(&self) -> Option<String> {
+        self.inner.lock().brake.clone()
+    }
+
+    /// Forgets everything: a new leadership begins.
+    pub fn reset(&self) {
+        *self.inner.lock() = Inner::default();
+    }
+
+    /// Everything heard since the last call, in order.
+    pub fn take(&self) -> Vec<Observation> {
+        let mut inner = self.inner.lock();
+        if std::mem::take(&mut inner.dropped) > 0 {
+            tracing::warn!("observations overflowed; the oldest were dropped");
+        }
+        inner.pending.drain(..).collect()
+    }
+
+    /// Resolves when something was heard that should not wait for the next tick.
+    pub async fn urgent(&self) {
+        self.urgent.notified().await;
+    }
+
+    /// The last heartbeat of each node.
+    pub fn nodes(&self) -> BTreeMap<NodeId, NodeSeen> {
+        self.inner.lock().nodes.clone()
+    }
+
+    /// Sessions of `open` that were not seen for `ttl`. One that was never seen counts from now on:
+    /// deadlines start anew with a leader.
+    pub fn expired_sessions(
+        &self,
+        open: &BTreeSet<SessionId>,
+        ttl: Duration,
+        now: Instant,
+    ) -> Vec<SessionId> {
+        let mut inner = self.inner.lock();
+        inner.sessions.retain(|session, _| open.contains(session));
+        let mut expired = Vec::new();
+        for session in open {
+            let seen = *inner.sessions.entry(*session).or_insert(now);
+            if now.saturating_duration_since(seen) > ttl {
+                expired.push(*session);
+            }
+        }
+        expired
+    }
+
+    /// Bytes per second that all nodes fetched over the last seconds.
+    pub fn repair_rate(&self, now: Instant) -> f64 {
+        let horizon = RATE_SAMPLE * (RATE_SAMPLES as u32 + 2);
+        self.inner
+            .lock()
+            .nodes
+            .values()
+            .filter(|seen| now.saturating_duration_since(seen.at) < horizon)
+            .map(NodeSeen::fetch_rate)
+            .sum()
+    }
+}
+
+fn known_leaving(inner: &Inner, node: NodeId, boot: u64) -> bool {
+    inner.nodes.get(&node).is_some_and(|seen| seen.boot == boot && seen.leaving)
+}
+
+/// Whether some disk of `node` is a member that is not full.
+fn has_work(map: &ClusterMap, node: NodeId) -> bool {
+    let disks: BTreeSet<DiskId> =
+        map.disks.values().filter(|d| d.node == node).map(|d| d.id).collect();
+    map.pgs.values().any(|pg| pg.members.iter().any(|m| disks.contains(&m.disk) && !m.is_full()))
+}
+
+impl Inner {
+    fn push(&mut self, observation: Observation) {
+        if self.pending.len() >= PENDING_MAX {
+            self.pending.pop_front();
+            self.dropped += 1;
+        }
+        self.pending.push_back(observation);
+    }
+
+    fn remember(&mut self, heartbeat: &Heartbeat, unreachable: BTreeSet<NodeId>, now: Instant) {
+        let before = self.nodes.remove(&heartbeat.node).filter(|s| s.boot == heartbeat.boot);
+        let mut samples = before.map(|seen| seen.samples).unwrap_or_default();
+        let due = samples.back().is_none_or(|(at, _)| now.duration_since(*at) >= RATE_SAMPLE);
+        if due {
+            samples.push_back((now, heartbeat.repair.fetched_bytes));
+            if samples.len() > RATE_SAMPLES {
+                samples.pop_front();
+            }
+        }
+        let seen = NodeSeen {
+            boot: heartbeat.boot,
+            epoch: heartbeat.epoch,
+            at: now,
+            disks: heartbeat.disks.iter().copied().take(DISKS_PER_NODE_MAX).collect(),
+            unreachable,
+            repair: heartbeat.repair,
+            leaving: heartbeat.leaving,
+            samples,
+        };
+        self.nodes.insert(heartbeat.node, seen);
+    }
+}
+
+impl NodeSeen {
+    fn fetch_rate(&self) -> f64 {
+        let (Some((from, before)), Some((to, after))) = (self.samples.front(), self.samples.back())
+        else {
+            return 0.0;
+        };
+        let seconds = to.saturating_duration_since(*from).as_secs_f64();
+        if seconds > 0.0 { after.saturating_sub(*before) as f64 / seconds } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use everhold_proto::map::{Labels, Node, NodeState};
+
+    fn heartbeat(node: u32, boot: u64, fetched_bytes: u64) -> Heartbeat {
+        Heartbeat {
+            node: NodeId(node),
+            boot,
+            epoch: Epoch(1),
+            disks: vec![],
+            unreachable: vec![],
+            repair: RepairProgress { fetched_bytes, ..Default::default() },
+            leaving: false,
+        }
+    }
+
+    fn map_with(node: u32, boot: u64) -> Arc<ClusterMap> {
+        let row = Node {
+            id: NodeId(node),
+            uuid: [0; 16],
+            address: "a:1".into(),
+            labels: Labels::default(),
+            state: NodeState::Up,
+            since_ms: 0,
+            reason: String::new(),
+            boot,
+            raft: None,
+            maintenance: false,
+        };
+        let mut map = ClusterMap { epoch: Epoch(3), ..Default::default() };
+        map.nodes.insert(row.id, row);
+        Arc::new(map)
+    }
+
+    /// An older boot is neither remembered nor passed on, and is told to register.
+    #[test]
+    fn old_boots_do_not_count() {
+        let (seen, now) = (Observations::new(), Instant::now());
+        seen.heartbeat(&heartbeat(1, 2, 0), now);
+        seen.heartbeat(&heartbeat(1, 1, 0), now);
+        assert_eq!(seen.take().len(), 1);
+        seen.publish(map_with(1, 2), None);
+        assert!(seen.reply_for(&heartbeat(1, 1, 0)).register);
+        assert!(!seen.reply_for(&heartbeat(1, 2, 0)).register);
+        assert!(!seen.reply_for(&heartbeat(1, 3, 0)).register, "it is ahead of the map");
+        assert!(seen.reply_for(&heartbeat(9, 1, 0)).register, "nobody knows it");
+    }
+
+    /// Before the first map nobody is told to register: the leader does not know yet.
+    #[test]
+    fn no_verdict_without_a_map() {
+        assert!(!Observations::new().reply_for(&heartbeat(1, 1, 0)).register);
+    }
+
+    /// The rate is that of the last seconds, over all nodes.
+    #[test]
+    fn repair_rate_is_measured_from_progress() {
+        let (seen, start) = (Observations::new(), Instant::now());
+        for second in 0..20u64 {
+            let now = start + Duration::from_secs(second);
+            seen.heartbeat(&heartbeat(1, 1, second * 100), now);
+            seen.heartbeat(&heartbeat(2, 1, second * 50), now);
+        }
+        let rate = seen.repair_rate(start + Duration::from_secs(20));
+        assert!((rate - 150.0).abs() < 1e-6, "{rate}");
+    }
+
+    /// A session expires one TTL after it was last seen, or after this leader first looked.
+    #[test]
+    fn sessions_expire_by_the_leaders_clock() {
+        let (seen, start, ttl) = (Observations::new(), Instant::now(), Duration::from_secs(30));
+        let open: BTreeSet<_> = [SessionId(1), SessionId(2)].into();
+        assert!(seen.expired_sessions(&open, ttl, start).is_empty());
+        seen.session_seen(SessionId(1), start + Duration::from_secs(20));
+        let late = start + Duration::from_secs(31);
+        assert_eq!(seen.expired_sessions(&open, ttl, late), [SessionId(2)]);
+    }
+
+    /// Whatever arrives, the queue stays within its bound and keeps the newest.
+    #[test]
+    fn pending_is_bounded() {
+        let (seen, now) = (Observations::new(), Instant::now());
+        for node in 0..PENDING_MAX as u32 + 10 {
+            seen.connection_closed(NodeId(node), now);
+        }
+        let pending = seen.take();
+        assert_eq!(pending.len(), PENDING_MAX);
+        let newest = NodeId(PENDING_MAX as u32 + 9);
+        assert_eq!(pending.last(), Some(&Observation::Closed { node: newest, at: now }));
+    }
+}
