@@ -225,7 +225,9 @@ pub enum TableCommand {
         blocks: Vec<BlockId>,
     },
     /// Dead blocks whose grace period is over and that are below their floor leave the table, at most
-    /// `limit` of them. Answer: `Swept`.
+    /// `limit` of them. What deleted files and ended sessions left behind is dropped too (the
+    /// namespace's `reap`), at most `limit` rows of it. Answer: `Swept`, the sum of both: as long as
+    /// it is `limit` or more there may be more to do.
     Sweep {
         /// Bound on the work of one entry.
         limit: u32,
@@ -264,6 +266,6 @@ pub enum Answer {
         /// The disk session has ended.
         session_ended: bool,
     },
-    /// How many dead blocks left the table.
+    /// How many dead blocks left the table, and rows of deleted files and ended sessions were dropped.
     Swept(u32),
 }

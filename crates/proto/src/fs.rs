@@ -285,6 +285,16 @@ pub enum FsOp {
         /// Put the extents (given relative to 0) at the end of the file instead: atomic append.
         append: bool,
     },
+    /// The same bytes in another place: inline extents folded into blocks, or a block rewritten. Times
+    /// stay, the version rises. `Invalid` when it would fill a hole. Answer: `Attr`.
+    Fold {
+        /// The file.
+        inode: InodeId,
+        /// Refuse with `Stale` unless the inode has this version: else the bytes may be others.
+        expected_version: u64,
+        /// The content.
+        content: Content,
+    },
     /// Makes `[offset, offset + length)` a hole. Answer: `Attr`.
     Punch {
         /// The file.

@@ -66,9 +66,15 @@ pub enum Table {
     Inode = b'I',
     /// directory (u64), name → dentry row.
     Dentry = b'D',
-    /// inode (u64), **end** offset (u64) → extent row; keyed by the end so that "the extent that
-    /// covers this offset" is the first key after it.
+    /// fork (u64), **end** offset (u64) → extent row; keyed by the end so that "the extent that
+    /// covers this offset" is the first key after it. A fork is a set of extents; a file's first one
+    /// has the inode's number.
     Extent = b'E',
+    /// fork (u64), from offset (u64) → doomed row: a range of a fork that no file shows any more and
+    /// whose extents are dropped in bounded steps (see `TableCommand::Sweep`).
+    Doomed = b'U',
+    /// session (u64) → (): an ended session whose open handles are not all forgotten yet.
+    EndedSession = b'Z',
     /// inode (u64), attribute name → value.
     Xattr = b'X',
     /// session (u64) → session row.
