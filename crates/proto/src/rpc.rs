@@ -311,6 +311,28 @@ pub struct ReportBadReply {
 }
 rpc!(ReportBad => ReportBadReply, "Cluster/ReportBad");
 
+/// See [`crate::command::TableCommand::Lost`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReportLost {
+    /// The PG.
+    pub pg: PgId,
+    /// The generation on which every member and former was asked, none of them unreachable.
+    pub generation: Generation,
+    /// What.
+    pub blocks: Vec<BlockId>,
+}
+rpc!(ReportLost => (), "Cluster/ReportLost");
+
+/// How many blocks, dead ones included, the tables of these PGs hold (`map::Pg::blocks`). A hint that
+/// tells a disk whether a comparison is worth its cost; it need not be linearizable. PGs that do not
+/// exist are left out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CountBlocks {
+    /// At most [`crate::limits::PAGE_ENTRIES_MAX`].
+    pub pgs: Vec<PgId>,
+}
+rpc!(CountBlocks => Vec<(PgId, u64)>, "Cluster/CountBlocks");
+
 /// Which of these blocks may this disk delete? Answered linearizably at one log index, by the one rule.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MayDelete {
