@@ -1,1 +1,16 @@
-//! Placeholder until the crate lands.
+//! What the cluster knows of itself, and what it does about it.
+//!
+//! Two halves, both pure. The *state machine* half changes the cluster map and the block table inside a
+//! key-value transaction: [`create()`], [`map::apply`], [`table::apply`] and what a commit calls
+//! ([`table::judge`], [`table::admit`], [`table::reference`]); [`reads`] answers from the same rows. The
+//! *control* half looks at a map and at the time it is given, and proposes: detector, placement, repair,
+//! voters, health. **Invariant:** a proposal is only a proposal; every rule that keeps data safe is
+//! checked where the command is applied.
+
+mod create;
+pub mod map;
+pub mod reads;
+mod state;
+pub mod table;
+
+pub use create::create;
