@@ -56,7 +56,7 @@ pub enum Table {
     Block = b'B',
     /// PG (u32), disk (u32), block id (16) → `table::Missing`.
     Missing = b'M',
-    /// PG (u32), block id (16) → (): no copy is left.
+    /// PG (u32), block id (16) → `LogIndex` of the entry that recorded that no copy is left.
     Lost = b'L',
     /// log time of death in ms (u64), PG (u32), block id (16) → (): dead blocks in the order of their death.
     Dead = b'G',
