@@ -9,6 +9,7 @@ mod error;
 mod http;
 
 pub mod control;
+pub mod repair;
 
 pub use config::{BadConfig, LoadLimits, Origin, RaftPace, ServerConfig};
 pub use error::{Fatal, StartError};
