@@ -1,0 +1,20 @@
+//! Caps of this crate, each with a line on how it was chosen; those that others need to know are in
+//! `everhold_proto::limits`.
+
+/// Extents that one request drops at once; more become a doomed range. 4 GiB of full blocks, and
+/// about 10 ms of work.
+pub const DROP_EXTENTS_MAX: usize = 1024;
+/// Extents of one range that are dropped at once although the request has used up
+/// [`DROP_EXTENTS_MAX`]: a doomed range costs about as much as these.
+pub const DROP_EXTENTS_MIN: usize = 16;
+/// Segments of one file; beyond them ranges are dropped at once, however many extents they have. Only
+/// cutting huge and fragmented files in the middle makes any.
+pub const SEGMENTS_MAX: usize = 64;
+/// Extended attributes of one inode: its names fit the 64 KiB that Linux's `listxattr` can return.
+pub const XATTRS_MAX: u32 = 256;
+/// Open handles that the end of a session forgets at once; the rest is left to `reap`.
+pub const END_HANDLES_MAX: usize = 256;
+/// Longest description of a client that is kept.
+pub const CLIENT_BYTES_MAX: usize = 256;
+/// Inline bytes after which a page of extents ends, so that it fits an RPC with room.
+pub const PAGE_INLINE_BYTES_MAX: usize = 4 << 20;

@@ -1,0 +1,50 @@
+//! `chmod`, `chown`, `truncate`, `utimensat`.
+
+use crate::failure::Outcome;
+use crate::tree::{MODE_MASK, Tree};
+use everhold_proto::fs::{ChangeKind, FsError, FsReply, SetAttr, TimeOrNow};
+use everhold_proto::ids::*;
+use everhold_proto::limits::FILE_BYTES_MAX;
+
+pub(super) fn set(tree: &mut Tree<'_, '_>, inode: InodeId, set: &SetAttr) -> Outcome<FsReply> {
+    if *set == SetAttr::default() {
+        return Ok(FsReply::Attr(tree.attr(inode)?));
+    }
+    if let Some(size) = set.size {
+        truncate(tree, inode, size)?;
+    }
+    if set.uid.is_some() || set.gid.is_some() {
+        tree.clear_privileges(inode)?;
+    }
+    let now = tree.now();
+    let time = |t: TimeOrNow| match t {
+        TimeOrNow::At(time) => time,
+        TimeOrNow::Now => now,
+    };
+    let row = tree.touch(inode)?;
+    row.uid = set.uid.unwrap_or(row.uid);
+    row.gid = set.gid.unwrap_or(row.gid);
+    row.mode = set.mode.map_or(row.mode, |mode| mode & MODE_MASK);
+    row.atime = set.atime.map_or(row.atime, time);
+    row.mtime = set.mtime.map_or(row.mtime, time);
+    let kind = if set.size.is_some() { ChangeKind::Write } else { ChangeKind::Attributes };
+    tree.record(kind, inode, None, None)?;
+    Ok(FsReply::Attr(tree.attr(inode)?))
+}
+
+/// Cuts a file or lets it grow by a hole.
+fn truncate(tree: &mut Tree<'_, '_>, inode: InodeId, size: u64) -> Outcome<()> {
+    let old = tree.file(inode)?.size;
+    if size > FILE_BYTES_MAX {
+        return Err(FsError::TooLarge.into());
+    }
+    if size < old {
+        tree.clear(inode, size, u64::MAX)?;
+    }
+    tree.clear_privileges(inode)?;
+    let now = tree.now();
+    let row = tree.inode_mut(inode)?;
+    row.size = size;
+    row.mtime = now;
+    Ok(())
+}

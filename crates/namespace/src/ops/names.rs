@@ -1,0 +1,54 @@
+//! Names of existing inodes: `link`, `unlink`, `rmdir`.
+
+use crate::failure::Outcome;
+use crate::tree::{Entry, Tree};
+use everhold_proto::fs::{ChangeKind, FsError, FsReply};
+use everhold_proto::ids::*;
+use everhold_proto::limits::LINKS_MAX;
+
+pub(super) fn link(tree: &mut Tree<'_, '_>, inode: InodeId, entry: Entry) -> Outcome<FsReply> {
+    let row = tree.inode(inode)?;
+    if row.is_directory() {
+        return Err(FsError::NotPermitted.into());
+    }
+    // The last name is gone: nothing brings a file back that only open handles keep.
+    if row.nlink == 0 {
+        return Err(FsError::NotFound.into());
+    }
+    if row.nlink >= LINKS_MAX {
+        return Err(FsError::TooManyLinks.into());
+    }
+    if tree.lookup(entry.0, &entry.1)?.is_some() {
+        return Err(FsError::Exists.into());
+    }
+    tree.touch(inode)?.nlink += 1;
+    tree.add_entry(&entry, inode)?;
+    tree.record(ChangeKind::Link, inode, Some(entry), None)?;
+    Ok(FsReply::Attr(tree.attr(inode)?))
+}
+
+pub(super) fn unlink(tree: &mut Tree<'_, '_>, entry: Entry) -> Outcome<FsReply> {
+    let found = tree.lookup(entry.0, &entry.1)?.ok_or(FsError::NotFound)?;
+    if tree.inode(found.inode)?.is_directory() {
+        return Err(FsError::IsDirectory.into());
+    }
+    tree.remove_entry(&entry, found)?;
+    tree.drop_link(found.inode)?;
+    tree.record(ChangeKind::Remove, found.inode, Some(entry), None)?;
+    Ok(FsReply::Done)
+}
+
+pub(super) fn rmdir(tree: &mut Tree<'_, '_>, entry: Entry) -> Outcome<FsReply> {
+    let found = tree.lookup(entry.0, &entry.1)?.ok_or(FsError::NotFound)?;
+    let row = tree.inode(found.inode)?;
+    if !row.is_directory() {
+        return Err(FsError::NotDirectory.into());
+    }
+    if row.size > 0 {
+        return Err(FsError::NotEmpty.into());
+    }
+    tree.remove_entry(&entry, found)?;
+    tree.drop_link(found.inode)?;
+    tree.record(ChangeKind::Remove, found.inode, Some(entry), None)?;
+    Ok(FsReply::Done)
+}

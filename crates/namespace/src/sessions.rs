@@ -1,0 +1,109 @@
+//! Sessions: clients' leases. A session's row is what the block table and the request window go by.
+//!
+//! **Invariant:** `floor` and `acked_below` only rise, and an ended session never comes back: its id is
+//! the log index that opened it.
+
+use crate::limits::{CLIENT_BYTES_MAX, END_HANDLES_MAX};
+use crate::rows;
+use crate::tree::{self, Grant};
+use everhold_proto::apply::Apply;
+use everhold_proto::fs::FsError;
+use everhold_proto::ids::*;
+use everhold_proto::kv::{KvRead, KvResult, get_row, prefix_end, put_row, scan_rows};
+use everhold_proto::table::SessionRow;
+use everhold_proto::tables::{self, Table};
+use std::ops::ControlFlow;
+
+/// Opens a session; its id is the index of the entry. At most one per entry.
+pub fn open(ctx: &mut Apply<'_>, client: &str) -> KvResult<SessionId> {
+    let id = SessionId(ctx.index.0);
+    let client = client[..client.floor_char_boundary(CLIENT_BYTES_MAX)].to_string();
+    put_row(ctx.kv, &tables::session(id), &SessionRow { floor: 0, acked_below: 1, client })?;
+    Ok(id)
+}
+
+/// Raises a session's floor and window, and drops the answers that it has acknowledged.
+/// `NoSession` when it has ended.
+pub fn renew(
+    ctx: &mut Apply<'_>,
+    session: SessionId,
+    acked_below: u64,
+    floor: u64,
+) -> KvResult<Result<(), FsError>> {
+    let row = raise(ctx, session, acked_below, floor)?;
+    Ok(row.map(|_| ()).ok_or(FsError::NoSession))
+}
+
+/// Ends a session: its floor becomes infinite, its kept answers go, its open handles are forgotten
+/// (those that are too many for one entry by `reap`). Ending an ended session does nothing.
+pub fn end(ctx: &mut Apply<'_>, session: SessionId) -> KvResult<()> {
+    let key = tables::session(session);
+    let Some(row) = get_row::<SessionRow>(&*ctx.kv, &key)? else { return Ok(()) };
+    let answers = prefix_end(&rows::kept_answers_of(session));
+    drop_answers(ctx, session, row.acked_below, &answers)?;
+    ctx.kv.delete(&key)?;
+    if forget_handles(ctx, Grant::of(session, u64::MAX), END_HANDLES_MAX)? >= END_HANDLES_MAX {
+        put_row(ctx.kv, &rows::ended_session(session), &())?;
+    }
+    Ok(())
+}
+
+/// Open sessions after `after`, in the order of their ids, at most `limit`.
+pub fn list(
+    kv: &dyn KvRead,
+    after: Option<SessionId>,
+    limit: usize,
+) -> KvResult<Vec<(SessionId, SessionRow)>> {
+    let table = rows::table(Table::Session);
+    let from = match after {
+        Some(SessionId(id)) => tables::session(SessionId(id.saturating_add(1))),
+        None => table.clone(),
+    };
+    scan_rows(kv, &from, &prefix_end(&table), limit, |key, row| {
+        Some((SessionId(rows::last_u64(key)?), row))
+    })
+}
+
+/// The row of an open session with both bounds raised.
+pub(crate) fn raise(
+    ctx: &mut Apply<'_>,
+    session: SessionId,
+    acked_below: u64,
+    floor: u64,
+) -> KvResult<Option<SessionRow>> {
+    let key = tables::session(session);
+    let Some(mut row) = get_row::<SessionRow>(&*ctx.kv, &key)? else { return Ok(None) };
+    if acked_below > row.acked_below || floor > row.floor {
+        let acknowledged = rows::kept_answer(session, acked_below);
+        drop_answers(ctx, session, row.acked_below, &acknowledged)?;
+        row.acked_below = row.acked_below.max(acked_below);
+        row.floor = row.floor.max(floor);
+        put_row(ctx.kv, &key, &row)?;
+    }
+    Ok(Some(row))
+}
+
+/// Drops the kept answers from request `from` to the key `to`, of which there are at most a window.
+fn drop_answers(ctx: &mut Apply<'_>, session: SessionId, from: u64, to: &[u8]) -> KvResult<()> {
+    let from = rows::kept_answer(session, from);
+    let mut keys = Vec::new();
+    ctx.kv.scan(&from, to, &mut |key, _| {
+        keys.push(key.to_vec());
+        ControlFlow::Continue(())
+    })?;
+    keys.iter().try_for_each(|key| ctx.kv.delete(key))
+}
+
+/// Forgets up to `limit` open handles of an ended session; answers how many.
+pub(crate) fn forget_handles(ctx: &mut Apply<'_>, grant: Grant, limit: usize) -> KvResult<usize> {
+    let prefix = rows::session_handles_of(grant.session);
+    let inodes: Vec<InodeId> =
+        scan_rows(&*ctx.kv, &prefix, &prefix_end(&prefix), limit, |key, ()| {
+            rows::last_u64(key).map(InodeId)
+        })?;
+    let outcome = tree::run(ctx, grant, |tree| {
+        inodes.iter().try_for_each(|inode| tree.forget_handles(grant.session, *inode))
+    })?;
+    debug_assert!(outcome.is_ok(), "an open handle without its inode: {outcome:?}");
+    Ok(inodes.len())
+}

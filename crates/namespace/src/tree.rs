@@ -1,0 +1,347 @@
+//! One request at work: the inodes it has loaded, the block references it changes, and the few steps
+//! that all operations are made of (load, link a name, remove a name, free what nobody needs).
+//!
+//! **Invariant:** an inode row exists as long as a name or an open handle does, and no longer.
+
+use crate::failure::{Outcome, split};
+use crate::limits::DROP_EXTENTS_MAX;
+use crate::overlay::Overlay;
+use crate::rows::{self, DentryRow, InodeRow};
+use bytes::Bytes;
+use everhold_cluster::table;
+use everhold_proto::apply::Apply;
+use everhold_proto::fs::{Attr, ChangeKind, ChangeRecord, FileKind, FsError, Name, Owner};
+use everhold_proto::ids::*;
+use everhold_proto::kv::{self, KvResult, put_row};
+use everhold_proto::units::Timestamp;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// Mode bits that a file keeps.
+pub(crate) const MODE_MASK: u32 = 0o7777;
+pub(crate) const SETUID: u32 = 0o4000;
+pub(crate) const SETGID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o0010;
+
+/// A directory and a name in it.
+pub(crate) type Entry = (InodeId, Name);
+
+/// Who asks, and what the request may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) session: SessionId,
+    /// The lowest block counter that the session may still commit.
+    pub(crate) floor: u64,
+    /// Extents that may be dropped at once.
+    pub(crate) drops: usize,
+}
+
+impl Grant {
+    pub(crate) fn of(session: SessionId, floor: u64) -> Self {
+        Grant { session, floor, drops: DROP_EXTENTS_MAX }
+    }
+}
+
+/// A request at work.
+pub(crate) struct Tree<'a, 'k> {
+    pub(crate) ctx: &'a mut Apply<'k>,
+    pub(crate) grant: Grant,
+    inodes: BTreeMap<InodeId, Loaded>,
+    /// Changes of (references, live bytes), applied once at the end: a block whose extent is cut in
+    /// two must not die in between.
+    pub(crate) references: BTreeMap<(PgId, BlockId), (i64, i64)>,
+}
+
+struct Loaded {
+    row: InodeRow,
+    dirty: bool,
+}
+
+/// Runs one request over a write buffer: all of it happens, or nothing.
+pub(crate) fn run<T>(
+    ctx: &mut Apply<'_>,
+    grant: Grant,
+    work: impl FnOnce(&mut Tree<'_, '_>) -> Outcome<T>,
+) -> KvResult<Result<T, FsError>> {
+    let mut overlay = Overlay::new(&mut *ctx.kv);
+    let mut inner =
+        Apply { kv: &mut overlay, header: ctx.header.clone(), index: ctx.index, stamp: ctx.stamp };
+    let (inodes, references) = (BTreeMap::new(), BTreeMap::new());
+    let mut tree = Tree { ctx: &mut inner, grant, inodes, references };
+    let outcome = split(work(&mut tree))?;
+    if outcome.is_ok() {
+        tree.finish()?;
+        let header = inner.header;
+        overlay.commit()?;
+        ctx.header = header;
+    }
+    Ok(outcome)
+}
+
+/// Makes the root directory of a new cluster; its data follows the default policy.
+pub fn create_root(ctx: &mut Apply<'_>) -> KvResult<()> {
+    let row = InodeRow {
+        nlink: 2,
+        ..new_row(FileKind::Directory, Owner { uid: 0, gid: 0, mode: 0o755 }, ctx.stamp.wall)
+    };
+    put_row(ctx.kv, &rows::inode(InodeId::ROOT), &row)?;
+    ctx.header.next_inode = InodeId::ROOT.0 + 1;
+    ctx.header.next_change = ctx.header.next_change.max(1);
+    ctx.header.inodes = 1;
+    Ok(())
+}
+
+fn new_row(kind: FileKind, owner: Owner, now: Timestamp) -> InodeRow {
+    InodeRow {
+        kind,
+        mode: owner.mode & MODE_MASK,
+        uid: owner.uid,
+        gid: owner.gid,
+        nlink: 1,
+        size: 0,
+        allocated: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        rdev: 0,
+        version: 1,
+        policy: PolicyId::default(),
+        xattrs: 0,
+        parent: InodeId::ROOT,
+        target: Bytes::new(),
+        segments: Vec::new(),
+    }
+}
+
+impl Tree<'_, '_> {
+    /// The time of the request.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.ctx.stamp.wall
+    }
+
+    fn load(&mut self, id: InodeId) -> Outcome<&mut Loaded> {
+        if !self.inodes.contains_key(&id) {
+            let row = rows::get_inode(&*self.ctx.kv, id)?.ok_or(FsError::NotFound)?;
+            self.inodes.insert(id, Loaded { row, dirty: false });
+        }
+        Ok(self.inodes.get_mut(&id).expect("loaded above"))
+    }
+
+    /// An inode, or `NotFound`.
+    pub(crate) fn inode(&mut self, id: InodeId) -> Outcome<&InodeRow> {
+        Ok(&self.load(id)?.row)
+    }
+
+    /// An inode to change; it is written back at the end.
+    pub(crate) fn inode_mut(&mut self, id: InodeId) -> Outcome<&mut InodeRow> {
+        let loaded = self.load(id)?;
+        loaded.dirty = true;
+        Ok(&mut loaded.row)
+    }
+
+    /// An inode whose attributes change now.
+    pub(crate) fn touch(&mut self, id: InodeId) -> Outcome<&mut InodeRow> {
+        let now = self.now();
+        let row = self.inode_mut(id)?;
+        row.ctime = now;
+        row.version += 1;
+        Ok(row)
+    }
+
+    /// An inode whose content changes now.
+    pub(crate) fn touch_content(&mut self, id: InodeId) -> Outcome<&mut InodeRow> {
+        let now = self.now();
+        let row = self.touch(id)?;
+        row.mtime = now;
+        Ok(row)
+    }
+
+    pub(crate) fn attr(&mut self, id: InodeId) -> Outcome<Attr> {
+        Ok(self.inode(id)?.attr(id))
+    }
+
+    /// A directory that still has a name; nothing can be put into another one.
+    pub(crate) fn directory(&mut self, id: InodeId) -> Outcome<&InodeRow> {
+        let row = self.inode(id)?;
+        if !row.is_directory() {
+            return Err(FsError::NotDirectory.into());
+        }
+        if row.nlink == 0 {
+            return Err(FsError::NotFound.into());
+        }
+        Ok(row)
+    }
+
+    /// A regular file.
+    pub(crate) fn file(&mut self, id: InodeId) -> Outcome<&InodeRow> {
+        let row = self.inode(id)?;
+        match row.kind {
+            FileKind::File => Ok(row),
+            FileKind::Directory => Err(FsError::IsDirectory.into()),
+            _ => Err(FsError::Invalid.into()),
+        }
+    }
+
+    /// What a name of a directory stands for.
+    pub(crate) fn lookup(&mut self, parent: InodeId, name: &Name) -> Outcome<Option<DentryRow>> {
+        self.directory(parent)?;
+        Ok(rows::get_dentry(&*self.ctx.kv, parent, name)?)
+    }
+
+    /// A new inode in `parent`, not yet linked there.
+    pub(crate) fn create_inode(
+        &mut self,
+        kind: FileKind,
+        owner: Owner,
+        parent: InodeId,
+    ) -> Outcome<InodeId> {
+        let mut row = new_row(kind, owner, self.now());
+        let directory = self.directory(parent)?;
+        row.policy = directory.policy;
+        if directory.mode & SETGID != 0 {
+            row.gid = directory.gid;
+            row.mode |= if kind == FileKind::Directory { SETGID } else { 0 };
+        }
+        if kind == FileKind::Directory {
+            row.nlink = 2;
+            row.parent = parent;
+        }
+        let id = InodeId(self.next_number());
+        self.ctx.header.inodes += 1;
+        self.inodes.insert(id, Loaded { row, dirty: true });
+        Ok(id)
+    }
+
+    /// A number that no inode and no fork ever had.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        let number = self.ctx.header.next_inode;
+        self.ctx.header.next_inode += 1;
+        number
+    }
+
+    /// Enters a name that is free.
+    pub(crate) fn add_entry(&mut self, entry: &Entry, inode: InodeId) -> Outcome<()> {
+        let kind = self.inode(inode)?.kind;
+        let parent = self.touch_content(entry.0)?;
+        parent.size += 1;
+        parent.nlink += u32::from(kind == FileKind::Directory);
+        let row = DentryRow { inode, kind };
+        Ok(put_row(self.ctx.kv, &rows::dentry(entry.0, &entry.1), &row)?)
+    }
+
+    /// Removes a name that is there.
+    pub(crate) fn remove_entry(&mut self, entry: &Entry, found: DentryRow) -> Outcome<()> {
+        let parent = self.touch_content(entry.0)?;
+        parent.size = parent.size.saturating_sub(1);
+        let was_directory = u32::from(found.kind == FileKind::Directory);
+        parent.nlink = parent.nlink.saturating_sub(was_directory);
+        Ok(self.ctx.kv.delete(&rows::dentry(entry.0, &entry.1))?)
+    }
+
+    /// Lets an existing name stand for another inode of the same or another kind.
+    pub(crate) fn replace_entry(
+        &mut self,
+        entry: &Entry,
+        old: DentryRow,
+        inode: InodeId,
+    ) -> Outcome<()> {
+        self.remove_entry(entry, old)?;
+        self.add_entry(entry, inode)
+    }
+
+    /// Takes one name away from an inode that is no directory, or its only one from an empty directory.
+    pub(crate) fn drop_link(&mut self, id: InodeId) -> Outcome<()> {
+        let row = self.touch(id)?;
+        row.nlink = if row.is_directory() { 0 } else { row.nlink.saturating_sub(1) };
+        self.free_if_unused(id)
+    }
+
+    /// Removes an inode that has neither a name nor an open handle.
+    pub(crate) fn free_if_unused(&mut self, id: InodeId) -> Outcome<()> {
+        if self.inode(id)?.nlink > 0 || self.any(&rows::open_handles_of(id))? {
+            return Ok(());
+        }
+        if self.inode(id)?.allocated > 0 {
+            self.clear(id, 0, u64::MAX)?;
+        }
+        let (allocated, xattrs) = {
+            let row = self.inode(id)?;
+            (row.allocated, row.xattrs)
+        };
+        if xattrs > 0 {
+            self.delete_range(&rows::xattr(id, &[]))?;
+        }
+        self.inodes.remove(&id);
+        self.ctx.kv.delete(&rows::inode(id))?;
+        self.ctx.header.inodes = self.ctx.header.inodes.saturating_sub(1);
+        self.ctx.header.bytes = self.ctx.header.bytes.saturating_sub(allocated);
+        Ok(())
+    }
+
+    /// Whether there is a key with this prefix.
+    pub(crate) fn any(&self, prefix: &[u8]) -> KvResult<bool> {
+        let mut found = false;
+        self.ctx.kv.scan(prefix, &kv::prefix_end(prefix), &mut |_, _| {
+            found = true;
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    /// Deletes all keys with this prefix; their number is bounded by whoever writes them.
+    fn delete_range(&mut self, prefix: &[u8]) -> KvResult<()> {
+        let mut keys = Vec::new();
+        self.ctx.kv.scan(prefix, &kv::prefix_end(prefix), &mut |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        keys.iter().try_for_each(|key| self.ctx.kv.delete(key))
+    }
+
+    /// Clears the set-id bits as a write or a change of owner does.
+    pub(crate) fn clear_privileges(&mut self, id: InodeId) -> Outcome<()> {
+        let row = self.inode(id)?;
+        if row.is_directory() {
+            return Ok(());
+        }
+        let mut cleared = row.mode & !SETUID;
+        if cleared & GROUP_EXECUTE != 0 {
+            cleared &= !SETGID;
+        }
+        if cleared != row.mode {
+            self.inode_mut(id)?.mode = cleared;
+        }
+        Ok(())
+    }
+
+    /// Appends to the change feed.
+    pub(crate) fn record(
+        &mut self,
+        kind: ChangeKind,
+        inode: InodeId,
+        entry: Option<Entry>,
+        old_entry: Option<Entry>,
+    ) -> Outcome<()> {
+        let wall = self.now();
+        let record = ChangeRecord { index: self.ctx.index, wall, kind, inode, entry, old_entry };
+        put_row(self.ctx.kv, &rows::change(self.ctx.header.next_change), &record)?;
+        self.ctx.header.next_change += 1;
+        Ok(())
+    }
+
+    /// Writes what was changed.
+    fn finish(mut self) -> KvResult<()> {
+        for (id, loaded) in &self.inodes {
+            if loaded.dirty {
+                put_row(self.ctx.kv, &rows::inode(*id), &loaded.row)?;
+            }
+        }
+        for ((pg, id), (references, bytes)) in std::mem::take(&mut self.references) {
+            if (references, bytes) != (0, 0) {
+                table::reference(self.ctx, pg, id, references, bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
