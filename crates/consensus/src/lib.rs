@@ -1,1 +1,36 @@
-//! Placeholder until the crate lands.
+//! Consensus: one replica of the metadata service, made of openraft, our own log and a redb state
+//! machine. Callers see commands, answers and log positions; nothing of openraft leaves this crate.
+//!
+//! Reading order: the interface ([`Consensus`]), the log (`log`), the state machine's host (`state`),
+//! the network (`network`, `rpc`, `receive`), and the work beside it (`upkeep`, `barrier`).
+//!
+//! **Invariants.** What was acknowledged is on stable storage of a quorum. Entries become durable in order, and a
+//! failed sync ends the replica. The log is purged only below what the state machine holds durably.
+//! No log, no id: a replica that lost its log never votes again under its old number.
+
+mod config;
+mod consensus;
+mod error;
+mod types;
+
+mod log;
+mod state;
+
+mod answer;
+mod barrier;
+mod fatal;
+mod network;
+mod receive;
+mod rpc;
+mod scope;
+mod status;
+mod upkeep;
+
+pub use config::{ConsensusConfig, RaftTiming};
+pub use consensus::Consensus;
+pub use error::ConsensusError;
+pub use log::{LogIdentity, Opening};
+pub use network::{RaftRpc, RaftTransport};
+pub use state::StateMachine;
+pub use status::{Member, RaftStatus, Role};
+pub use types::RaftNode;

@@ -1,0 +1,91 @@
+//! The receiving side of Raft's messages. Bodies come from the network: whatever does not decode, or decodes to
+//! what no correct member sends, is an error here, because openraft may panic on it.
+
+use crate::Consensus;
+use crate::answer::stopped;
+use crate::log::INDEX_MAX;
+use crate::network::{RaftRpc, SnapshotMessage};
+use crate::scope::scoped;
+use crate::types::{Entry, Types, membership_is_sound};
+use bytes::Bytes;
+use everhold_proto::{Error, Kind, codec};
+use openraft::EntryPayload;
+use openraft::error::{Infallible, RaftError};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use serde::{Serialize, de::DeserializeOwned};
+
+impl Consensus {
+    /// Handles a message of another member and gives the answer's body. The server has checked before that the
+    /// sender is of this cluster.
+    pub async fn handle_rpc(&self, what: RaftRpc, body: Bytes) -> Result<Bytes, Error> {
+        scoped(&self.env, self.dispatch(what, body)).await
+    }
+
+    async fn dispatch(&self, what: RaftRpc, body: Bytes) -> Result<Bytes, Error> {
+        match what {
+            RaftRpc::Append => {
+                let request = self.sound_append(decode(&body)?)?;
+                answer(self.raft.append_entries(request).await)
+            }
+            RaftRpc::Vote => answer(self.raft.vote(sound_vote(decode(&body)?)?).await),
+            RaftRpc::PreVote => answer(self.raft.pre_vote(sound_vote(decode(&body)?)?).await),
+            RaftRpc::Transfer => {
+                let request: TransferLeaderRequest<Types> = decode(&body)?;
+                let result = self.raft.handle_transfer_leader(request).await;
+                answer(result.map_err(RaftError::Fatal))
+            }
+            RaftRpc::Snapshot => {
+                let message: SnapshotMessage = decode(&body)?;
+                Ok(encode(&self.receiver.handle(message).await))
+            }
+        }
+    }
+
+    fn sound_append(
+        &self,
+        request: AppendEntriesRequest<Types>,
+    ) -> Result<AppendEntriesRequest<Types>, Error> {
+        let first = request.prev_log_id.map_or(0, |id| id.index.saturating_add(1));
+        let continues =
+            request.entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index);
+        let bounded =
+            first <= INDEX_MAX && request.leader_commit.is_none_or(|id| id.index <= INDEX_MAX);
+        if !continues || !bounded || !request.entries.iter().all(|e| self.is_sound(e)) {
+            return Err(Error::new(Kind::Invalid, "entries that do not make a log"));
+        }
+        Ok(request)
+    }
+
+    fn is_sound(&self, entry: &Entry) -> bool {
+        match &entry.payload {
+            EntryPayload::Blank => true,
+            EntryPayload::Normal(command) => command.0.len() <= self.command_bytes_max,
+            EntryPayload::Membership(membership) => membership_is_sound(membership),
+        }
+    }
+}
+
+fn sound_vote(request: VoteRequest<Types>) -> Result<VoteRequest<Types>, Error> {
+    match request.last_log_id {
+        Some(last) if last.index > INDEX_MAX => {
+            Err(Error::new(Kind::Invalid, "a vote request beyond any log"))
+        }
+        _ => Ok(request),
+    }
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    codec::decode(body).map_err(|e| Error::new(Kind::Invalid, e.to_string()))
+}
+
+fn encode<T: Serialize>(value: &T) -> Bytes {
+    codec::encode(value).into()
+}
+
+fn answer<T: Serialize>(result: Result<T, RaftError<Types, Infallible>>) -> Result<Bytes, Error> {
+    match result {
+        Ok(value) => Ok(encode(&value)),
+        Err(RaftError::Fatal(e)) => Err(stopped(&e, Kind::Retry)),
+        Err(RaftError::APIError(e)) => match e {},
+    }
+}

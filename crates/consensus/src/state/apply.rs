@@ -1,0 +1,172 @@
+//! The host as openraft sees it: apply, snapshot, install.
+
+use super::db::{self, View};
+use super::kv::WriteKv;
+use super::snapshot::{SnapshotData, Staged};
+use super::{Host, next};
+use crate::types::{
+    Answer, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, entry_bytes,
+};
+use everhold_proto::LogIndex;
+use everhold_proto::kv::KvResult;
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use std::io;
+use std::sync::Arc;
+
+/// Entries in one redb transaction: a commit costs about as much as ten commands, so 256 hide it.
+const BATCH_ENTRIES_MAX: usize = 256;
+/// Bytes of entries in one redb transaction, so that a batch of large commands does not stall reads.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Default)]
+struct Batch {
+    entries: Vec<Entry>,
+    responders: Vec<Option<ApplyResponder<Types>>>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+}
+
+impl Host {
+    /// Applies one batch and answers it.
+    async fn apply_batch(&self, batch: Batch) -> io::Result<()> {
+        let Some(last) = batch.entries.last().map(|e| e.log_id) else { return Ok(()) };
+        let writer = self.0.writer.lock().await;
+        let answers = self.commit_batch(&batch.entries, last).map_err(|e| self.fail(e))?;
+        drop(writer);
+        self.note_applied(last, batch.entries.len() as u64);
+        for (responder, answer) in batch.responders.into_iter().zip(answers) {
+            if let Some(responder) = responder {
+                responder.send(Answer(answer));
+            }
+        }
+        Ok(())
+    }
+
+    fn commit_batch(&self, entries: &[Entry], last: LogId) -> KvResult<Vec<Vec<u8>>> {
+        let membership = entries.iter().rev().find_map(|entry| match &entry.payload {
+            EntryPayload::Membership(m) => {
+                Some(StoredMembership::new(Some(entry.log_id), m.clone()))
+            }
+            _ => None,
+        });
+        self.current().write(Some(last), membership.as_ref(), |kv: &mut WriteKv<'_>| {
+            let apply = |entry: &Entry| match &entry.payload {
+                EntryPayload::Normal(command) => {
+                    self.0.machine.apply(kv, LogIndex(entry.log_id.index), &command.0)
+                }
+                EntryPayload::Blank | EntryPayload::Membership(_) => Ok(Vec::new()),
+            };
+            entries.iter().map(apply).collect()
+        })
+    }
+
+    fn note_applied(&self, last: LogId, entries: u64) {
+        self.0.applied_next.send_replace(last.index + 1);
+        let mut unflushed = self.0.unflushed.lock();
+        *unflushed += entries;
+        if *unflushed >= self.0.flush_entries {
+            *unflushed = 0;
+            self.0.flush_wanted.notify_one();
+        }
+    }
+
+    /// Makes `staged` the state. After a crash it is either the old state or the new one.
+    async fn install(&self, staged: Staged) -> io::Result<()> {
+        let inner = &self.0;
+        let _writer = inner.writer.lock().await;
+        let applied = staged.meta.last_log_id;
+        let number = staged.db.number;
+        if next(applied) <= *inner.applied_next.borrow() {
+            return Err(io::Error::other("a snapshot older than the state"));
+        }
+        // The file's own name must be durable before CURRENT leads to it.
+        inner.env.disk.sync_dir(&inner.dir).await?;
+        db::write_current(&inner.env, &inner.dir, number).await?;
+        *inner.current.write() = Arc::new(staged.db);
+        inner.applied_next.send_replace(next(applied));
+        inner.durable_next.send_replace(next(applied));
+        inner.purge_limit.raise(next(applied));
+        db::remove_others(&inner.env, &inner.dir, number, false).await
+    }
+}
+
+impl RaftStateMachine<Types> for Host {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let view = self.view().map_err(|e| self.fail(e))?;
+        Ok((view.applied, view.membership))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut batch = Batch::default();
+        while let Some((entry, responder)) = entries.try_next().await? {
+            batch.bytes += entry_bytes(&entry);
+            batch.entries.push(entry);
+            batch.responders.push(responder);
+            if batch.is_full() {
+                self.apply_batch(std::mem::take(&mut batch)).await?;
+            }
+        }
+        self.apply_batch(batch).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        // The view is taken here, between two applies, so openraft knows of everything in it.
+        Builder { host: self.clone(), view: self.view().map_err(|e| self.fail(e)) }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let result = match snapshot {
+            SnapshotData::Staged(staged) if staged.meta == *meta => self.install(staged).await,
+            SnapshotData::Staged(_) => {
+                Err(io::Error::other("a snapshot under another one's description"))
+            }
+            SnapshotData::Live(_) => Err(io::Error::other("a snapshot of the state that is there")),
+        };
+        result.inspect_err(|e| self.0.fatal.trip(format!("snapshot installation: {e}")))
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let view = self.view().map_err(|e| self.fail(e))?;
+        Ok(view.applied.is_some().then(|| live(view)))
+    }
+}
+
+fn live(view: View) -> Snapshot {
+    Snapshot { meta: view.meta(), snapshot: SnapshotData::Live(Arc::new(view)) }
+}
+
+/// Builds a snapshot: makes durable what the view shows, so that the log may be purged up to it.
+pub(crate) struct Builder {
+    host: Host,
+    view: io::Result<View>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let view = std::mem::replace(
+            &mut self.view,
+            Err(io::Error::other("the snapshot was built already")),
+        )?;
+        self.host.flush().await?;
+        Ok(live(view))
+    }
+}

@@ -1,0 +1,92 @@
+//! Work that goes on beside Raft: making the state durable, trimming the log, publishing the status.
+
+use crate::ConsensusConfig;
+use crate::fatal::Fatal;
+use crate::log::Log;
+use crate::state::Host;
+use crate::status::RaftStatus;
+use crate::types::Raft;
+use everhold_env::Env;
+use openraft::async_runtime::WatchReceiver;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How often counters in the published status follow; changes of role and leader are published at once.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is checked whether the log has grown enough for a snapshot or a purge.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Makes the state durable when the interval has passed or enough was applied.
+pub(crate) async fn flush(env: Env, host: Host, interval: Duration) {
+    loop {
+        tokio::select! {
+            () = env.clock.sleep(interval) => {}
+            () = host.flush_wanted() => {}
+        }
+        // A failure has been announced by the host, and it is final.
+        if host.is_dirty() && host.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Takes snapshots and purges the log, both by bytes.
+pub(crate) async fn trim(env: Env, raft: Raft, log: Log, config: ConsensusConfig) {
+    let interval = TRIM_INTERVAL.min(config.flush_interval);
+    loop {
+        env.clock.sleep(interval).await;
+        let snapshot = raft.metrics().borrow_watched().snapshot.map(|id| id.index);
+        let mut ended = false;
+        if log.bytes_after(snapshot.unwrap_or(0)) > config.snapshot_log_bytes {
+            ended |= raft.trigger().snapshot().await.is_err();
+        }
+        if let Some(upto) =
+            snapshot.and_then(|limit| log.purge_candidate(limit, config.keep_log_bytes))
+        {
+            ended |= raft.trigger().purge_log(upto).await.is_err();
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+/// Publishes the status, and notices when openraft has stopped by itself.
+pub(crate) async fn publish(
+    env: Env,
+    raft: Raft,
+    host: Host,
+    status: watch::Sender<RaftStatus>,
+    fatal: Fatal,
+) {
+    let mut metrics = raft.metrics();
+    let mut servers = raft.server_metrics();
+    loop {
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            if let Err(e) = &metrics.running_state
+                && !matches!(e, openraft::error::Fatal::Stopped)
+            {
+                fatal.trip(format!("raft: {e}"));
+            }
+            current(&metrics, &host)
+        };
+        status.send_if_modified(|old| {
+            let changed = *old != now;
+            *old = now;
+            changed
+        });
+        tokio::select! {
+            changed = servers.changed() => if changed.is_err() { return },
+            () = env.clock.sleep(STATUS_INTERVAL) => {}
+        }
+    }
+}
+
+/// The status at this moment.
+pub(crate) fn current(
+    metrics: &openraft::RaftMetrics<crate::types::Types>,
+    host: &Host,
+) -> RaftStatus {
+    RaftStatus::new(metrics, *host.applied_next().borrow(), *host.durable_next().borrow())
+}
