@@ -3,14 +3,29 @@
 //! Two halves, both pure. The *state machine* half changes the cluster map and the block table inside a
 //! key-value transaction: [`create()`], [`map::apply`], [`table::apply`] and what a commit calls
 //! ([`table::judge`], [`table::admit`], [`table::reference`]); [`reads`] answers from the same rows. The
-//! *control* half looks at a map and at the time it is given, and proposes: detector, placement, repair,
-//! voters, health. **Invariant:** a proposal is only a proposal; every rule that keeps data safe is
-//! checked where the command is applied.
+//! *control* half looks at a map and at the time it is given, and proposes: [`detector`], [`brake`],
+//! [`placement`], [`repair`], [`voters`], [`health`].
+//!
+//! **Invariant:** a proposal is only a proposal; every rule that keeps data safe is checked where the
+//! command is applied. **Invariant:** no clock, no randomness, no I/O here.
 
 mod create;
-pub mod map;
-pub mod reads;
 mod state;
+
+pub mod map;
 pub mod table;
+
+pub mod reads;
+
+pub mod detector;
+
+pub mod brake;
+
+pub mod placement;
+pub mod repair;
+
+pub mod voters;
+
+pub mod health;
 
 pub use create::create;

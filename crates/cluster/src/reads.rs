@@ -4,11 +4,11 @@
 use crate::state;
 use crate::table::{is_below_floor, is_live, row};
 use everhold_proto::kv::{KvRead, KvResult, get_row, prefix_end, scan_rows};
-use everhold_proto::map::{ClusterMap, Event, Member, Pg};
+use everhold_proto::map::{ClusterMap, Disk, Event, Member, Node, Pg, Policy};
 use everhold_proto::rpc::{RepairItem, RepairStatus};
 use everhold_proto::table::{BlockEntry, BlockRow, Missing, PgWork};
 use everhold_proto::tables::{self, Header, Key, Table};
-use everhold_proto::{BlockId, DiskId, DiskSession, PgId};
+use everhold_proto::{BlockId, DiskId, DiskSession, LogIndex, PgId};
 
 /// Most PGs that a status lists.
 const QUEUE_MAX: usize = 100;
@@ -18,22 +18,14 @@ pub fn load_map(kv: &dyn KvRead) -> KvResult<ClusterMap> {
     let header: Header = get_row(kv, &tables::header())?.unwrap_or_default();
     let mut map =
         ClusterMap { cluster: header.cluster, epoch: header.epoch, ..ClusterMap::default() };
-    map.nodes.extend(
-        state::all(kv, Table::Node)?
-            .into_iter()
-            .map(|node: everhold_proto::map::Node| (node.id, node)),
-    );
-    map.disks.extend(
-        state::all(kv, Table::Disk)?
-            .into_iter()
-            .map(|disk: everhold_proto::map::Disk| (disk.id, disk)),
-    );
-    map.pgs.extend(state::all(kv, Table::Pg)?.into_iter().map(|pg: Pg| (pg.id, pg)));
-    map.policies.extend(
-        state::all(kv, Table::Policy)?
-            .into_iter()
-            .map(|policy: everhold_proto::map::Policy| (policy.id, policy)),
-    );
+    let nodes: Vec<Node> = state::all(kv, Table::Node)?;
+    let disks: Vec<Disk> = state::all(kv, Table::Disk)?;
+    let pgs: Vec<Pg> = state::all(kv, Table::Pg)?;
+    let policies: Vec<Policy> = state::all(kv, Table::Policy)?;
+    map.nodes.extend(nodes.into_iter().map(|node| (node.id, node)));
+    map.disks.extend(disks.into_iter().map(|disk| (disk.id, disk)));
+    map.pgs.extend(pgs.into_iter().map(|pg| (pg.id, pg)));
+    map.policies.extend(policies.into_iter().map(|policy| (policy.id, policy)));
     Ok(map)
 }
 
@@ -175,11 +167,11 @@ fn is_full_without(kv: &dyn KvRead, pg: &Pg, disk: DiskId) -> KvResult<bool> {
     Ok(outside && copies.is_some_and(|copies| pg.full_members() >= copies))
 }
 
-/// Redundancy of every PG and what is queued; the rate and the time left are the caller's to add.
+/// Redundancy of every PG and what is queued, from the rows (a map may be older); the rate and the time left are the caller's to add.
 pub fn repair_status(kv: &dyn KvRead, map: &ClusterMap) -> KvResult<RepairStatus> {
     let mut status = RepairStatus { blocks_lost: count_lost(kv)?, ..RepairStatus::default() };
     let mut queue = Vec::new();
-    for pg in map.pgs.values() {
+    for pg in &state::all::<Pg>(kv, Table::Pg)? {
         let copies = map.policies.get(&pg.policy).map_or(1, |policy| policy.copies);
         let full = reachable_full(map, pg);
         let lacking: Vec<&Member> =
@@ -216,16 +208,11 @@ fn copies_lacking(map: &ClusterMap, pg: &Pg, member: &Member) -> u64 {
 
 fn count_lost(kv: &dyn KvRead) -> KvResult<u64> {
     let from = Key::new(Table::Lost).done();
-    let lost: Vec<(PgId, BlockId)> = scan_rows(
-        kv,
-        &from,
-        &prefix_end(&from),
-        usize::MAX,
-        |key, _: everhold_proto::LogIndex| {
+    let lost: Vec<(PgId, BlockId)> =
+        scan_rows(kv, &from, &prefix_end(&from), usize::MAX, |key, _: LogIndex| {
             let pg = key.get(1..5)?.try_into().ok()?;
             Some((PgId(u32::from_be_bytes(pg)), tables::block_id_of(key)?))
-        },
-    )?;
+        })?;
     let mut count = 0;
     for (pg, id) in lost {
         count += u64::from(is_live(kv, pg, id)?);

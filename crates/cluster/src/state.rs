@@ -3,7 +3,7 @@
 use everhold_proto::apply::Apply;
 use everhold_proto::command::Answer;
 use everhold_proto::kv::{KvRead, KvResult, get_row, prefix_end, put_row, scan_rows};
-use everhold_proto::map::{Disk, Event, Node, Pg, Policy};
+use everhold_proto::map::{Disk, Event, Member, Node, Pg, Policy};
 use everhold_proto::tables::{self, Key, Table};
 use everhold_proto::{DiskId, Epoch, Error, Kind, NodeId, PgId, PolicyId};
 use std::fmt;
@@ -46,6 +46,20 @@ pub(crate) fn put_disk(ctx: &mut Apply<'_>, disk: &Disk) -> KvResult<()> {
 
 pub(crate) fn put_pg(ctx: &mut Apply<'_>, pg: &Pg) -> KvResult<()> {
     put_row(ctx.kv, &tables::pg(pg.id), pg)
+}
+
+/// Which members are full, by their places.
+pub(crate) fn full_members(pg: &Pg) -> Vec<bool> {
+    pg.members.iter().map(Member::is_full).collect()
+}
+
+/// Writes a PG whose records changed. The map has a new version only when a member became full or
+/// ceased to be: then there is something to plan or to do.
+pub(crate) fn put_pg_since(ctx: &mut Apply<'_>, pg: &Pg, full_before: &[bool]) -> KvResult<()> {
+    if full_members(pg) != full_before {
+        raise_epoch(ctx);
+    }
+    put_pg(ctx, pg)
 }
 
 /// The map changed: its next version begins.

@@ -11,6 +11,7 @@ use everhold_proto::tables;
 /// them with [`reference`](super::reference) in this entry, so that it is never in the table for nothing.
 pub fn admit(ctx: &mut Apply<'_>, block: &NewBlock) -> KvResult<()> {
     let mut pg = state::pg(ctx.kv, block.pg)?.expect("the block's PG was judged in this entry");
+    let full = state::full_members(&pg);
     let counted = judge::counted(ctx.kv, &pg, block)?;
     let row = BlockRow { length: block.length, crc: block.crc, references: 0, live_bytes: 0 };
     put_row(ctx.kv, &tables::block(block.pg, block.id), &row)?;
@@ -21,5 +22,5 @@ pub fn admit(ctx: &mut Apply<'_>, block: &NewBlock) -> KvResult<()> {
             records::add(ctx, &mut pg, place, block.id)?;
         }
     }
-    state::put_pg(ctx, &pg)
+    state::put_pg_since(ctx, &pg, &full)
 }

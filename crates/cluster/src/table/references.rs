@@ -49,11 +49,12 @@ pub fn reference(
 fn bury(ctx: &mut Apply<'_>, pg: PgId, id: BlockId, row: &BlockRow) -> KvResult<()> {
     ctx.kv.put(&tables::dead(ctx.stamp.log_ms, pg, id), &[])?;
     let mut pg = state::pg(ctx.kv, pg)?.expect("a block in the table has a PG");
+    let full = state::full_members(&pg);
     pg.live_bytes = pg.live_bytes.saturating_sub(u64::from(row.length));
     for place in 0..pg.members.len() {
         records::remove(ctx, &mut pg, place, id, |_| true)?;
     }
-    state::put_pg(ctx, &pg)
+    state::put_pg_since(ctx, &pg, &full)
 }
 
 /// The records of its missing copies are gone, so each member is asked anew: those that have the block
@@ -61,9 +62,10 @@ fn bury(ctx: &mut Apply<'_>, pg: PgId, id: BlockId, row: &BlockRow) -> KvResult<
 fn revive(ctx: &mut Apply<'_>, pg: PgId, id: BlockId, row: &BlockRow) -> KvResult<()> {
     ctx.kv.delete(&tables::dead(ctx.stamp.log_ms, pg, id))?;
     let mut pg = state::pg(ctx.kv, pg)?.expect("a block in the table has a PG");
+    let full = state::full_members(&pg);
     pg.live_bytes += u64::from(row.length);
     for place in 0..pg.members.len() {
         records::add(ctx, &mut pg, place, id)?;
     }
-    state::put_pg(ctx, &pg)
+    state::put_pg_since(ctx, &pg, &full)
 }

@@ -4,7 +4,9 @@
 //! range record has seen everything that was committed without that disk.
 
 use crate::map::end_disk_session;
-use crate::state::{self, conflict, invalid, put_pg, raise_epoch, refused, unknown};
+use crate::state::{
+    self, conflict, full_members, invalid, put_pg, put_pg_since, raise_epoch, refused, unknown,
+};
 use crate::table::{is_below_floor, is_live, records, row};
 use everhold_proto::apply::Apply;
 use everhold_proto::command::Answer;
@@ -63,7 +65,7 @@ pub(crate) fn compared(
         let text = format!("the table of {} was read at {table_read}, before x{since}", pg.id);
         return Ok(refused(Kind::Fenced, text));
     }
-    let was_full = its.is_full();
+    let full = full_members(&pg);
     let missing: BTreeSet<BlockId> = missing.iter().copied().collect();
     let lost = lost_blocks(ctx.kv, pg.id)?;
     let (mut wanted, mut fresh) = (Vec::new(), 0);
@@ -89,10 +91,7 @@ pub(crate) fn compared(
             found(ctx, &mut pg, at, id)?;
         }
     }
-    put_pg(ctx, &pg)?;
-    if was_full != pg.members[at].is_full() {
-        raise_epoch(ctx);
-    }
+    put_pg_since(ctx, &pg, &full)?;
     Ok(Answer::Done)
 }
 
@@ -125,17 +124,14 @@ pub(crate) fn repaired(ctx: &mut Apply<'_>, place: Place, blocks: &[Repaired]) -
         Ok(found) => found,
         Err(refusal) => return Ok(refusal),
     };
-    let was_full = pg.members[at].is_full();
+    let full = full_members(&pg);
     for block in blocks {
         records::remove(ctx, &mut pg, at, block.id, |record| record.recorded == block.recorded)?;
         if ctx.kv.get(&tables::lost(pg.id, block.id))?.is_some() {
             found(ctx, &mut pg, at, block.id)?;
         }
     }
-    put_pg(ctx, &pg)?;
-    if was_full != pg.members[at].is_full() {
-        raise_epoch(ctx);
-    }
+    put_pg_since(ctx, &pg, &full)?;
     Ok(Answer::Done)
 }
 
@@ -151,7 +147,7 @@ pub(crate) fn bad(ctx: &mut Apply<'_>, place: Place, blocks: &[BlockId]) -> KvRe
         return Ok(unknown(place.pg));
     };
     let at = pg.members.iter().position(|m| m.disk == place.disk);
-    let before = at.map(|at| pg.members[at].is_full());
+    let full = full_members(&pg);
     let mut session_ends = false;
     for id in blocks {
         match (row(ctx.kv, pg.id, *id)?, at) {
@@ -161,12 +157,10 @@ pub(crate) fn bad(ctx: &mut Apply<'_>, place: Place, blocks: &[BlockId]) -> KvRe
             (None, _) => session_ends |= !is_below_floor(ctx.kv, *id)?,
         }
     }
-    put_pg(ctx, &pg)?;
+    put_pg_since(ctx, &pg, &full)?;
     if session_ends {
         state::event(ctx, disk.id, "session ends: a copy of an uncommitted block is bad")?;
         end_disk_session(ctx, disk)?;
-    }
-    if session_ends || before != at.map(|at| pg.members[at].is_full()) {
         raise_epoch(ctx);
     }
     Ok(Answer::Bad { session_ended: session_ends })

@@ -1,0 +1,161 @@
+//! What an operator should know, and what to do about it.
+
+use everhold_proto::NodeId;
+use everhold_proto::map::{ClusterMap, DiskState, Fullness, Node, NodeState};
+use everhold_proto::rpc::{Finding, RepairStatus, Severity};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything that is not as it should be, the most severe first; empty when all is well.
+pub fn findings(
+    map: &ClusterMap,
+    repair: &RepairStatus,
+    brake: Option<&str>,
+    voters: &BTreeSet<NodeId>,
+) -> Vec<Finding> {
+    let mut findings = Findings(Vec::new());
+    if let Some(why) = brake {
+        findings.add(
+            Severity::Critical,
+            format!("the brake is on: {why}; bulk repair, moves and deletions wait"),
+            "check the network between the nodes; if they are lost for good, start enough of them again",
+        );
+    }
+    findings.redundancy(map, repair);
+    findings.nodes(map);
+    findings.disks(map);
+    findings.metadata(map, voters);
+    findings.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings.0
+}
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, severity: Severity, text: String, remedy: &str) {
+        self.0.push(Finding { severity, text, remedy: remedy.into() });
+    }
+
+    fn redundancy(&mut self, map: &ClusterMap, repair: &RepairStatus) {
+        if repair.blocks_lost > 0 {
+            self.add(
+                Severity::Critical,
+                format!("{} blocks have no copy left", repair.blocks_lost),
+                "bring back a disk that was taken away: it is compared, and the blocks become whole",
+            );
+        }
+        if repair.pgs_at_risk > 0 {
+            self.add(
+                Severity::Critical,
+                format!("{} placement groups have at most one full copy", repair.pgs_at_risk),
+                "repair runs by itself; start nodes that are down and do not stop others",
+            );
+        }
+        if repair.pgs_degraded > repair.pgs_at_risk {
+            self.add(
+                Severity::Warning,
+                format!("{} placement groups lack copies", repair.pgs_degraded),
+                "repair runs by itself; it needs enough nodes and free space",
+            );
+        }
+        for policy in map.policies.values() {
+            let in_service = map.nodes.values().filter(|n| n.state <= NodeState::Suspect).count();
+            if in_service < usize::from(policy.copies) {
+                self.add(
+                    Severity::Warning,
+                    format!(
+                        "policy {} wants {} copies and {in_service} nodes are in service",
+                        policy.name, policy.copies
+                    ),
+                    "start or add nodes",
+                );
+            }
+        }
+    }
+
+    fn nodes(&mut self, map: &ClusterMap) {
+        for node in map.nodes.values() {
+            let (id, state, reason) = (node.id, node.state, &node.reason);
+            match state {
+                NodeState::Up if node.maintenance => self.add(
+                    Severity::Info,
+                    format!("{id} is in maintenance"),
+                    "end it with `everhold node maintenance off` when the work is done",
+                ),
+                NodeState::Up => {}
+                NodeState::Suspect => {
+                    self.add(Severity::Info, format!("{id} is suspect: {reason}"), "none yet");
+                }
+                NodeState::Down | NodeState::Out => self.add(
+                    Severity::Warning,
+                    format!("{id} ({}) is {state}: {reason}", node.address),
+                    "start it again; what it missed is copied to it",
+                ),
+            }
+        }
+    }
+
+    fn disks(&mut self, map: &ClusterMap) {
+        for disk in map.disks.values() {
+            let what = format!("{} on {}", disk.id, disk.node);
+            match disk.state {
+                DiskState::Failed => self.add(
+                    Severity::Warning,
+                    format!("{what} has failed"),
+                    "replace it and start the node with an empty one",
+                ),
+                DiskState::Draining => {
+                    self.add(Severity::Info, format!("{what} is being emptied"), "wait");
+                }
+                DiskState::In => {}
+            }
+            match disk.fullness {
+                Fullness::Full => self.add(
+                    Severity::Critical,
+                    format!("{what} is full and takes no writes"),
+                    "add disks or nodes, or delete files",
+                ),
+                Fullness::Nearfull => self.add(
+                    Severity::Warning,
+                    format!("{what} is nearly full"),
+                    "add disks or nodes before it is full",
+                ),
+                Fullness::Normal => {}
+            }
+        }
+    }
+
+    fn metadata(&mut self, map: &ClusterMap, voters: &BTreeSet<NodeId>) {
+        let nodes: Vec<&Node> = voters.iter().filter_map(|node| map.nodes.get(node)).collect();
+        let away = nodes.iter().filter(|node| node.state > NodeState::Suspect).count();
+        if away > 0 {
+            let left = nodes.len().saturating_sub(away).saturating_sub(nodes.len() / 2 + 1);
+            self.add(
+                if left == 0 { Severity::Critical } else { Severity::Warning },
+                format!(
+                    "{away} of {} voters are away; the metadata survives {left} more losses",
+                    nodes.len()
+                ),
+                "start them again, or add nodes that can take their place",
+            );
+        }
+        if voters.len() == 1 && map.nodes.len() > 1 {
+            self.add(
+                Severity::Warning,
+                "a single node holds the metadata".into(),
+                "run three nodes or more",
+            );
+        }
+        let mut zones: BTreeMap<String, usize> = BTreeMap::new();
+        for node in &nodes {
+            *zones.entry(node.zone()).or_default() += 1;
+        }
+        let majority = voters.len() / 2 + 1;
+        if let Some((zone, _)) = zones.iter().find(|(_, n)| voters.len() > 1 && **n >= majority) {
+            self.add(
+                Severity::Warning,
+                format!("the metadata does not survive the loss of zone {zone}"),
+                "run nodes in three zones or more",
+            );
+        }
+    }
+}
