@@ -11,6 +11,8 @@
 
 mod create;
 mod state;
+#[cfg(test)]
+mod testing;
 
 pub mod map;
 pub mod table;

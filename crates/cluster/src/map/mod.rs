@@ -5,6 +5,8 @@
 mod disks;
 mod groups;
 mod nodes;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use disks::end_disk_session;
 pub(crate) use groups::forget_missing;

@@ -10,6 +10,8 @@ mod records;
 mod references;
 mod reports;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use admit::admit;
 pub use judge::judge;
