@@ -1,0 +1,29 @@
+//! The bytes on disk; `docs/format/store.md` shows them. Integers are little-endian but for block
+//! ids, which are big-endian so that byte order is id order.
+//!
+//! **Invariant:** every decoder takes any bytes and answers with a value or an error.
+
+mod bytes;
+mod record;
+mod segment_header;
+mod superblock;
+
+pub(crate) use record::{
+    BlockBody, Body, HEADER_BYTES, PageCheck, Place, RecordHeader, TOMBSTONES_MAX, Tombstone,
+    padded,
+};
+pub(crate) use segment_header::{SegmentHeader, SegmentUse};
+pub(crate) use superblock::Superblock;
+
+#[cfg(test)]
+mod tests;
+
+/// Version of everything in this module; raised by any change of the bytes.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+/// Identity of one formatting of a disk, drawn at random: what another store wrote, or this one
+/// before it was formatted anew, never passes for a record of this one.
+pub(crate) type StoreId = [u8; 16];
+
+/// Why bytes are not what they should be.
+pub(crate) type Reason = &'static str;

@@ -1,0 +1,8 @@
+//! The store against simulated disks.
+
+mod basic;
+mod crash;
+mod damage;
+mod full;
+mod model;
+mod world;
