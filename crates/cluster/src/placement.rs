@@ -6,6 +6,9 @@
 //! Small clusters come out even, where pure hashing would be off by a quarter. **Invariant:** never two
 //! members of a PG on one node.
 
+#[cfg(test)]
+mod tests;
+
 use everhold_proto::map::{ClusterMap, Disk, DiskState, Fullness, NodeState, Pg, Policy};
 use everhold_proto::{DiskId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,6 +4,9 @@
 //! there are three or more, no zone holds a majority of the voters. A voter that stays away is replaced by
 //! a learner that has caught up; if none may take its place, the replacement waits.
 
+#[cfg(test)]
+mod tests;
+
 use everhold_proto::NodeId;
 use everhold_proto::map::{ClusterMap, Node, NodeState};
 use std::collections::{BTreeMap, BTreeSet};

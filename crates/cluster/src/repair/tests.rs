@@ -1,1 +1,308 @@
+//! The planner, driven against the state machine until it has nothing more to say.
 
+use super::*;
+use crate::testing::{World, refusal};
+use everhold_proto::Kind;
+use everhold_proto::PgId;
+use everhold_proto::command::Answer;
+use everhold_proto::map::Policy;
+use everhold_proto::{NodeId, PolicyId};
+
+fn limits() -> Limits {
+    Limits::default()
+}
+
+/// Applies plans, with every disk comparing and repairing at once in between, until nothing is planned.
+fn settle(world: &mut World) -> usize {
+    let mut actions = 0;
+    for _ in 0..500 {
+        let plan = plan(&world.map(), &limits());
+        if plan.is_empty() {
+            return actions;
+        }
+        assert!(plan.len() <= limits().actions_max);
+        actions += plan.len();
+        for command in plan {
+            assert_eq!(world.map_command(command.clone()), Answer::Done, "{command:?}");
+        }
+        work(world);
+    }
+    panic!("the planner does not settle");
+}
+
+/// What the workers do: members in service compare and fetch everything.
+fn work(world: &mut World) {
+    let map = world.map();
+    for pg in map.pgs.values() {
+        for member in pg.members.iter().filter(|m| map.is_reachable(m.disk)) {
+            if !member.complete {
+                world.compare(pg.id, member.disk.0, &[]);
+            }
+            for (counter, recorded) in world.missing(pg.id, member.disk.0) {
+                world.repaired(pg.id, member.disk.0, counter, recorded);
+            }
+        }
+    }
+}
+
+fn with_blocks(world: &mut World) {
+    world.open_session(0);
+    let map = world.map();
+    for (counter, pg) in map.pgs.values().enumerate() {
+        let disks: Vec<u32> = pg.members.iter().map(|member| member.disk.0).collect();
+        assert_eq!(world.commit(&world.block(pg.id, counter as u64, &disks)), None);
+    }
+}
+
+fn assert_redundant(world: &World, copies: usize) {
+    let map = world.map();
+    for pg in map.pgs.values() {
+        assert_eq!(pg.members.len(), copies, "{pg:?}");
+        assert_eq!(reachable_full(&map, pg), copies, "{pg:?}");
+        assert!(pg.formers.is_empty());
+    }
+    assert!(crate::reads::repair_status(&world.kv, &map).unwrap().redundant);
+}
+
+fn memberships(world: &World, disk: u32) -> usize {
+    world.map().pgs.values().filter(|pg| pg.member(DiskId(disk)).is_some()).count()
+}
+
+/// A fresh cluster gets its PGs and is then left alone.
+#[test]
+fn a_fresh_cluster_gets_its_groups() {
+    let mut world = World::new(3, &["", "", "", "", ""]);
+    assert_eq!(settle(&mut world), 1);
+    assert_eq!(world.map().pgs.len(), 40);
+    assert_redundant(&world, 3);
+}
+
+/// A node that is lost is replaced everywhere, evenly, and its places as former end.
+#[test]
+fn a_lost_node_is_replaced_by_all_others() {
+    let mut world = World::new(3, &["", "", "", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    world.node_out(5);
+    settle(&mut world);
+    assert_redundant(&world, 3);
+    let counts: Vec<usize> = (1..=4).map(|disk| memberships(&world, disk)).collect();
+    assert_eq!(memberships(&world, 5), 0);
+    assert!(counts.iter().all(|count| (27..=33).contains(count)), "{counts:?}");
+}
+
+/// Three nodes, three copies, one lost: nothing can replace it; when it is back it takes its places back.
+#[test]
+fn three_nodes_wait_for_the_third() {
+    let mut world = World::new(3, &["a", "b", "c"]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    world.node_out(3);
+    settle(&mut world);
+    assert!(world.map().pgs.values().all(|pg| pg.formers == vec![DiskId(3)]));
+    world.register_node(3, "c");
+    world.register_disk(3, Some(DiskId(3)));
+    settle(&mut world);
+    assert_redundant(&world, 3);
+    assert_eq!(memberships(&world, 3), world.map().pgs.len());
+}
+
+/// A node that is merely Down moves nothing.
+#[test]
+fn down_moves_nothing() {
+    let mut world = World::new(3, &["", "", "", "", ""]);
+    settle(&mut world);
+    world.set_node(2, NodeState::Down);
+    assert_eq!(plan(&world.map(), &limits()), vec![]);
+}
+
+/// A former that is back before its replacement is full joins beside it; the first to be full stays.
+#[test]
+fn a_returning_former_takes_its_place_back() {
+    let mut world = World::new(3, &["", "", "", ""]);
+    let pg = world.create_pg(&[1, 2, 3]);
+    world.commit(&world.block(pg, 1, &[1, 2, 3]));
+    world.node_out(3);
+    for command in plan(&world.map(), &limits()) {
+        if matches!(command, MapCommand::ChangePg { .. }) {
+            assert_eq!(world.map_command(command), Answer::Done);
+        }
+    }
+    assert!(world.pg(pg).member(DiskId(4)).is_some());
+    world.set_node(3, NodeState::Up);
+    let next = first_change(&world, pg);
+    assert_eq!(next, Some(PgChange::TakeBack(DiskId(3))));
+    world.change(pg, next.unwrap());
+    assert_eq!(first_change(&world, pg), None, "nobody is full yet");
+    world.compare(pg, 3, &[]);
+    assert_eq!(first_change(&world, pg), Some(PgChange::Leave(DiskId(4))));
+}
+
+fn first_change(world: &World, pg: PgId) -> Option<PgChange> {
+    plan(&world.map(), &limits()).into_iter().find_map(|command| match command {
+        MapCommand::ChangePg { pg: id, change, .. } if id == pg => Some(change),
+        _ => None,
+    })
+}
+
+/// New nodes bring new PGs and get their share by moves, a few at a time; every copy stays full.
+#[test]
+fn growth_evens_out() {
+    let mut world = World::new(3, &["", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    world.add_node(4, "");
+    world.add_node(5, "");
+    let first = plan(&world.map(), &limits());
+    assert!(matches!(first[..], [MapCommand::CreatePgs { .. }]), "{first:?}");
+    settle(&mut world);
+    assert_redundant(&world, 3);
+    let counts: Vec<usize> = (1..=5).map(|disk| memberships(&world, disk)).collect();
+    assert!(counts.iter().all(|count| (20..=29).contains(count)), "{counts:?}");
+}
+
+/// Moves of PGs that hold blocks are bounded.
+#[test]
+fn moves_are_few_at_a_time() {
+    let mut world = World::new(3, &["", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    world.add_node(4, "");
+    let create = plan(&world.map(), &limits());
+    create.into_iter().for_each(|command| assert_eq!(world.map_command(command), Answer::Done));
+    let moving = |world: &World| {
+        let pgs = world.map().pgs;
+        pgs.values().filter(|pg| pg.blocks > 0 && pg.members.len() > 3).count()
+    };
+    for _ in 0..5 {
+        for command in plan(&world.map(), &limits()) {
+            assert_eq!(world.map_command(command), Answer::Done);
+        }
+        assert!(moving(&world) <= limits().moves_max);
+    }
+    assert_eq!(moving(&world), limits().moves_max);
+}
+
+/// A zone that appears later gets a member of every PG.
+#[test]
+fn a_new_zone_is_used() {
+    let mut world = World::new(3, &["a", "a", "b"]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    world.add_node(4, "c");
+    settle(&mut world);
+    let map = world.map();
+    for pg in map.pgs.values() {
+        assert_eq!(map.zones_of(pg.members.iter().map(|m| m.disk)), 3, "{pg:?}");
+    }
+}
+
+/// A draining disk is emptied, and leaves only when its replacements are full.
+#[test]
+fn a_draining_disk_is_emptied() {
+    let mut world = World::new(3, &["", "", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    let drain = MapCommand::SetDiskState {
+        disk: DiskId(2),
+        state: DiskState::Draining,
+        reason: "test".into(),
+    };
+    world.map_command(drain);
+    settle(&mut world);
+    assert_eq!(memberships(&world, 2), 0);
+    assert_redundant(&world, 3);
+}
+
+/// A failed disk is treated as lost although its node is Up.
+#[test]
+fn a_failed_disk_is_replaced() {
+    let mut world = World::new(3, &["", "", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    let fail = MapCommand::SetDiskState {
+        disk: DiskId(2),
+        state: DiskState::Failed,
+        reason: "test".into(),
+    };
+    world.map_command(fail);
+    settle(&mut world);
+    assert_eq!(memberships(&world, 2), 0);
+    assert_redundant(&world, 3);
+}
+
+/// More or fewer copies in the policy bring members or let them go.
+#[test]
+fn a_changed_policy_is_followed() {
+    let mut world = World::new(2, &["", "", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    for copies in [3, 2] {
+        let policy = Policy::replicated(PolicyId(0), "default", copies);
+        world.map_command(MapCommand::SetPolicy(policy));
+        settle(&mut world);
+        assert_redundant(&world, usize::from(copies));
+    }
+}
+
+/// Under the brake nothing moves, but a PG with one full member left is repaired.
+#[test]
+fn the_brake_holds_all_but_the_last_copies() {
+    let mut world = World::new(3, &["", "", "", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    world.node_out(1);
+    let braked = Limits { braked: true, ..limits() };
+    assert_eq!(plan(&world.map(), &braked), vec![]);
+    world.node_out(2);
+    let at_risk: Vec<PgId> = world
+        .map()
+        .pgs
+        .values()
+        .filter(|pg| pg.member(DiskId(1)).is_some() && pg.member(DiskId(2)).is_some())
+        .map(|pg| pg.id)
+        .collect();
+    let planned = plan(&world.map(), &braked);
+    assert!(!at_risk.is_empty() && !planned.is_empty());
+    for command in planned {
+        let MapCommand::ChangePg { pg, .. } = command else { panic!("{command:?}") };
+        assert!(at_risk.contains(&pg));
+    }
+}
+
+/// The same map gives the same plan, and a plan that comes twice is refused the second time.
+#[test]
+fn plans_are_deterministic_and_harmless_when_late() {
+    let mut world = World::new(3, &["", "", "", "", ""]);
+    settle(&mut world);
+    world.node_out(4);
+    let actions = plan(&world.map(), &limits());
+    assert_eq!(actions, plan(&world.map(), &limits()));
+    for command in &actions {
+        assert_eq!(world.map_command(command.clone()), Answer::Done);
+    }
+    for command in actions {
+        assert_eq!(refusal(&world.map_command(command)), Some(Kind::Conflict));
+    }
+}
+
+/// Half of the nodes, or two of three zones, dead at once are a network fault; one zone is not.
+#[test]
+fn the_brake_knows_a_network_fault() {
+    use crate::brake::reason;
+    let mut world = World::new(3, &["a", "a", "b", "c", "c", "c", "c"]);
+    assert_eq!(reason(&world.map()), None);
+    world.set_node(1, NodeState::Down);
+    world.set_node(2, NodeState::Down);
+    assert_eq!(reason(&world.map()), None, "one zone");
+    world.set_node(3, NodeState::Down);
+    assert!(reason(&world.map()).unwrap().contains("zones"));
+    world.map_command(MapCommand::SetMaintenance { node: NodeId(3), on: true });
+    assert_eq!(reason(&world.map()), None, "stopped on purpose");
+    world.set_node(4, NodeState::Down);
+    world.set_node(5, NodeState::Down);
+    assert!(reason(&world.map()).unwrap().contains("nodes"));
+    let mut small = World::new(3, &["", "", ""]);
+    small.set_node(1, NodeState::Down);
+    assert_eq!(reason(&small.map()), None);
+}
