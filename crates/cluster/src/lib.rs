@@ -10,6 +10,8 @@
 //! command is applied. **Invariant:** no clock, no randomness, no I/O here.
 
 mod create;
+#[cfg(test)]
+mod protocol_tests;
 mod state;
 #[cfg(test)]
 mod testing;
