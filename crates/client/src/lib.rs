@@ -1,8 +1,28 @@
 //! The client library: how programs and nodes talk to a cluster.
 //!
-//! [`wire`] carries calls and blocks over HTTP/1.1. **Invariant:** every call has a deadline, and a
-//! request that is not idempotent is sent at most once.
+//! [`Wire`] carries calls and blocks over HTTP/1.1; servers use it too. [`Client`] is a session with
+//! a cluster: changes of the tree that happen at most once, writes that go round broken nodes, reads
+//! that take whichever verified replica answers first.
+//!
+//! **Invariants:** every call has a deadline. A change is sent again only with the same number. A block
+//! id is used for one placement group. Bytes that fail their checksum are never returned.
 
+mod blocks;
+mod buffers;
+mod client;
+mod error;
+mod file;
+mod health;
+mod meta;
+mod session;
+mod stats;
+mod tree;
 pub mod wire;
 
-pub use wire::{Identity, Wire, WireError};
+pub use buffers::{Buffer, Buffers};
+pub use client::{Client, ClientOptions};
+pub use error::{ClientError, Result};
+pub use file::{CreateOptions, FileReader, FileWriter};
+pub use stats::{OperationStats, StatsSnapshot};
+pub use tree::{Entry, Resolved};
+pub use wire::{Identity, Transport, Wire, WireError};

@@ -12,6 +12,7 @@ mod tests;
 
 pub use error::{Transport, WireError};
 
+use crate::buffers::Buffers;
 use crate::wire::connection::{Call, Connection, Response, Sending};
 use crate::wire::pool::Pool;
 use bytes::Bytes;
@@ -68,12 +69,14 @@ struct Inner {
     env: Env,
     identity: Arc<Identity>,
     pool: Pool,
+    buffers: Buffers,
 }
 
 impl Wire {
     /// A fresh pool.
     pub fn new(env: Env, identity: Arc<Identity>) -> Self {
-        Wire(Arc::new(Inner { env, identity, pool: Pool::default() }))
+        let (pool, buffers) = (Pool::default(), Buffers::default());
+        Wire(Arc::new(Inner { env, identity, pool, buffers }))
     }
 
     /// Who this process says it is.
@@ -84,6 +87,11 @@ impl Wire {
     /// The ports to the world that it uses.
     pub fn env(&self) -> &Env {
         &self.0.env
+    }
+
+    /// Memory for blocks on their way in or out.
+    pub fn buffers(&self) -> &Buffers {
+        &self.0.buffers
     }
 
     /// One RPC, sent at most once. `Retry`: it was not sent; `MaybeApplied`: it was, and no answer came.
@@ -344,7 +352,7 @@ impl Wire {
         call: &Call,
         sent: &AtomicBool,
     ) -> Result<Response, Sending> {
-        let response = connection.send(address, call, sent).await?;
+        let response = connection.send(address, call, sent, &self.0.buffers).await?;
         if connection.is_reusable() {
             self.0.pool.give_back(address, connection, self.0.env.clock.now());
         }

@@ -1,8 +1,10 @@
 //! One HTTP/1.1 connection, polled by the call that uses it.
 
 use super::error::WireError;
+use crate::buffers::{Buffer, Buffers};
 use bytes::{Bytes, BytesMut};
 use everhold_env::Stream;
+use everhold_proto::limits::BLOCK_BYTES_MAX;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -83,6 +85,7 @@ impl Connection {
         address: &str,
         call: &Call,
         sent: &AtomicBool,
+        buffers: &Buffers,
     ) -> Result<Response, Sending> {
         let Connection { sender, driver } = self;
         let unsent = |e| Sending::Stale(WireError::broken(address, false, e));
@@ -100,7 +103,8 @@ impl Connection {
             Sending::Stale(WireError::broken(address, was_sent, e.into_error()))
         })?;
         let (head, body) = answer.into_parts();
-        let body = gather(address, driver, body, call.limit).await.map_err(Sending::Failed)?;
+        let body = gather(address, driver, body, call.limit, buffers).await;
+        let body = body.map_err(Sending::Failed)?;
         if let Poll::Ready(()) = driver.poll(&mut Context::from_waker(Waker::noop())) {
             tracing::trace!(peer = address, "closed by the peer after its answer");
         }
@@ -131,12 +135,16 @@ impl Driver {
     }
 }
 
+/// From this length on a body is gathered in recycled memory.
+const RECYCLED_BYTES_MIN: usize = 256 << 10;
+
 /// The whole body in one piece. An announced length above `limit` is refused before a byte is kept.
 async fn gather(
     address: &str,
     driver: &mut Driver,
     mut body: Incoming,
     limit: usize,
+    buffers: &Buffers,
 ) -> Result<Bytes, WireError> {
     let too_long = || WireError::malformed(address, format_args!("more than {limit} bytes"));
     let hint = body.size_hint();
@@ -144,30 +152,67 @@ async fn gather(
         return Err(too_long());
     }
     let expected = hint.exact().map_or(0, |bytes| bytes as usize);
-    let mut whole = BytesMut::new();
+    let mut whole = Gathered::new(expected, buffers);
     while let Some(frame) = driver.run(body.frame()).await {
         let frame = frame.map_err(|e| WireError::broken(address, true, e))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > limit {
             return Err(too_long());
         }
-        if whole.is_empty() && data.len() == expected {
-            return finish(driver, body, data)
-                .await
-                .map_err(|e| WireError::broken(address, true, e));
-        }
-        if whole.is_empty() {
-            whole.reserve(expected.max(data.len()));
-        }
-        whole.extend_from_slice(&data);
+        whole.add(data);
     }
-    Ok(whole.freeze())
+    Ok(whole.finish())
 }
 
-/// Reads the end of a body whose bytes are all there, so that the connection is free again.
-async fn finish(driver: &mut Driver, mut body: Incoming, data: Bytes) -> hyper::Result<Bytes> {
-    while let Some(frame) = driver.run(body.frame()).await {
-        frame?;
+/// The bytes of a body so far.
+enum Gathered {
+    /// At most one frame: not copied.
+    One(Bytes),
+    /// In recycled memory: the length is known and fits.
+    Recycled(Buffer),
+    /// Anything else.
+    Grown(BytesMut),
+}
+
+impl Gathered {
+    fn new(expected: usize, buffers: &Buffers) -> Self {
+        if (RECYCLED_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&expected) {
+            Gathered::Recycled(buffers.take())
+        } else {
+            Gathered::One(Bytes::new())
+        }
     }
-    Ok(data)
+
+    fn len(&self) -> usize {
+        match self {
+            Gathered::One(bytes) => bytes.len(),
+            Gathered::Recycled(buffer) => buffer.len(),
+            Gathered::Grown(bytes) => bytes.len(),
+        }
+    }
+
+    fn add(&mut self, data: Bytes) {
+        match self {
+            Gathered::One(bytes) if bytes.is_empty() => *bytes = data,
+            Gathered::One(bytes) => {
+                let mut grown = BytesMut::with_capacity(2 * (bytes.len() + data.len()));
+                grown.extend_from_slice(bytes);
+                grown.extend_from_slice(&data);
+                *self = Gathered::Grown(grown);
+            }
+            Gathered::Recycled(buffer) => {
+                let count = buffer.append(&data);
+                assert_eq!(count, data.len(), "a body is no longer than it announced");
+            }
+            Gathered::Grown(bytes) => bytes.extend_from_slice(&data),
+        }
+    }
+
+    fn finish(self) -> Bytes {
+        match self {
+            Gathered::One(bytes) => bytes,
+            Gathered::Recycled(buffer) => buffer.into_bytes(),
+            Gathered::Grown(bytes) => bytes.freeze(),
+        }
+    }
 }

@@ -1,0 +1,11 @@
+//! Blocks: where to write one, writing it to all members of a placement group at once, and reading it
+//! from whichever replica answers first with the right bytes.
+
+mod choice;
+mod get;
+mod plan;
+mod put;
+
+pub(crate) use choice::Choices;
+pub(crate) use plan::{Piece, plan};
+pub(crate) use put::Written;

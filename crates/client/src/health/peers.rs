@@ -1,0 +1,198 @@
+//! All peers of the client: who may be sent work, how long answers take, who is to be probed.
+
+use super::breaker::{Breaker, Severity};
+use super::latency::Latency;
+use crate::wire::{Transport, WireError};
+use everhold_env::Entropy;
+use everhold_proto::{Kind, NodeId};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Calls whose latencies are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    PutSmall,
+    PutLarge,
+    GetSmall,
+    GetLarge,
+}
+
+/// Blocks and ranges from this length on are large: their time is mostly transfer.
+const LARGE_BYTES: usize = 256 << 10;
+
+impl Class {
+    pub(crate) fn put(bytes: usize) -> Class {
+        if bytes < LARGE_BYTES { Class::PutSmall } else { Class::PutLarge }
+    }
+
+    pub(crate) fn get(bytes: usize) -> Class {
+        if bytes < LARGE_BYTES { Class::GetSmall } else { Class::GetLarge }
+    }
+}
+
+#[derive(Default)]
+struct Peer {
+    breaker: Breaker,
+    latency: [Latency; 4],
+    /// The transport failed: worth telling the cluster.
+    unreachable: bool,
+}
+
+/// All peers. Nodes are few (`NODES_MAX`), so nothing is ever evicted.
+pub(crate) struct Peers {
+    entropy: Entropy,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// Raised whenever a breaker opens or closes.
+    version: AtomicU64,
+}
+
+impl Peers {
+    pub(crate) fn new(entropy: Entropy) -> Self {
+        Peers { entropy, peers: Mutex::default(), version: AtomicU64::new(0) }
+    }
+
+    /// Raised whenever the answer of [`Peers::allows`] changes for some node.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Whether work may be sent to `node`.
+    pub(crate) fn allows(&self, node: NodeId) -> bool {
+        self.peers.lock().get(&node).is_none_or(|peer| peer.breaker.allows())
+    }
+
+    /// Average latency of a call to `node`.
+    pub(crate) fn mean(&self, node: NodeId, class: Class) -> Duration {
+        let peers = self.peers.lock();
+        peers.get(&node).map_or(Duration::ZERO, |peer| peer.latency[class as usize].mean())
+    }
+
+    /// The median over the peers of their 95th percentiles: a minority of sick peers cannot move it.
+    pub(crate) fn usual(&self, class: Class) -> Option<Duration> {
+        let peers = self.peers.lock();
+        let known = peers.values().filter_map(|peer| peer.latency[class as usize].p95());
+        let mut known: Vec<Duration> = known.collect();
+        if known.is_empty() {
+            return None;
+        }
+        let middle = (known.len() - 1) / 2;
+        Some(*known.select_nth_unstable(middle).1)
+    }
+
+    /// An answer came, even if it was an error: the peer lives.
+    pub(crate) fn succeeded(&self, node: NodeId, class: Class, elapsed: Duration) {
+        let mut peers = self.peers.lock();
+        let peer = peers.entry(node).or_default();
+        peer.latency[class as usize].record(elapsed);
+        peer.unreachable = false;
+        if peer.breaker.succeed() {
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A call failed.
+    pub(crate) fn failed(&self, node: NodeId, e: &WireError, now: Instant) {
+        match e {
+            WireError::Transport { how: Transport::Refused, .. } => {
+                self.fail(node, Severity::Gone, true, now);
+            }
+            WireError::Transport { how, .. } => {
+                // A kept connection breaks when its peer restarts; that alone tells nothing.
+                self.fail(node, Severity::Failed, *how != Transport::Broken, now);
+            }
+            WireError::Garbled { .. } => self.fail(node, Severity::Failed, false, now),
+            WireError::Remote(e) => {
+                if matches!(e.kind, Kind::Internal | Kind::Busy) {
+                    self.fail(node, Severity::Failed, false, now);
+                }
+            }
+        }
+    }
+
+    /// No answer came for `elapsed`, and the caller went on without it.
+    pub(crate) fn late(&self, node: NodeId, class: Class, elapsed: Duration, now: Instant) {
+        self.peers.lock().entry(node).or_default().latency[class as usize].record(elapsed);
+        self.fail(node, Severity::Failed, true, now);
+    }
+
+    fn fail(&self, node: NodeId, severity: Severity, unreachable: bool, now: Instant) {
+        let jitter = self.entropy.unit();
+        let mut peers = self.peers.lock();
+        let peer = peers.entry(node).or_default();
+        if peer.breaker.fail(severity, now, jitter) {
+            peer.unreachable |= unreachable;
+            self.version.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(%node, "going round a node that does not answer well");
+        }
+    }
+
+    /// Nodes that are to be probed now; each probe must end in [`Peers::probed`].
+    pub(crate) fn begin_probes(&self, now: Instant, limit: Duration) -> Vec<NodeId> {
+        let mut peers = self.peers.lock();
+        let due = |(node, peer): (&NodeId, &mut Peer)| {
+            peer.breaker.begin_probe(now, limit).then_some(*node)
+        };
+        peers.iter_mut().filter_map(due).collect()
+    }
+
+    /// A probe ended.
+    pub(crate) fn probed(&self, node: NodeId, answered: bool, now: Instant) {
+        let jitter = self.entropy.unit();
+        let mut peers = self.peers.lock();
+        let peer = peers.entry(node).or_default();
+        let changed = if answered {
+            peer.unreachable = false;
+            peer.breaker.probe_succeeded()
+        } else {
+            peer.unreachable = true;
+            peer.breaker.fail(Severity::Failed, now, jitter)
+        };
+        if changed {
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Nodes that cannot be reached from here.
+    pub(crate) fn unreachable(&self) -> Vec<NodeId> {
+        let peers = self.peers.lock();
+        let lost = peers.iter().filter(|(_, peer)| peer.unreachable && !peer.breaker.allows());
+        lost.map(|(node, _)| *node).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sick_minority_does_not_move_what_is_usual() {
+        let peers = Peers::new(Entropy::seeded(1));
+        for node in 1..=3 {
+            let ms = if node == 3 { 9000 } else { 10 };
+            peers.succeeded(NodeId(node), Class::PutLarge, Duration::from_millis(ms));
+        }
+        assert_eq!(peers.usual(Class::PutLarge), Some(Duration::from_millis(10)));
+        assert_eq!(peers.usual(Class::GetLarge), None);
+    }
+
+    #[test]
+    fn a_node_that_stays_silent_is_left_alone_and_reported_until_a_probe_answers() {
+        let peers = Peers::new(Entropy::seeded(1));
+        let (node, now) = (NodeId(7), Instant::now());
+        let version = peers.version();
+        for _ in 0..3 {
+            peers.late(node, Class::PutLarge, Duration::from_secs(1), now);
+        }
+        assert!(!peers.allows(node));
+        assert_ne!(peers.version(), version);
+        assert_eq!(peers.unreachable(), [node]);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(peers.begin_probes(later, Duration::from_secs(1)), [node]);
+        peers.probed(node, true, later);
+        assert!(peers.allows(node));
+        assert!(peers.unreachable().is_empty());
+    }
+}

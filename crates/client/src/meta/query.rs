@@ -1,0 +1,95 @@
+//! Questions about the tree, linearizable, gathered into batches.
+
+use super::combine::{Waiting, answer, fail_all};
+use super::leader::Doubt;
+use crate::client::Client;
+use crate::error::{ClientError, Result, unexpected};
+use everhold_proto::InodeId;
+use everhold_proto::fs::{Attr, Extent, FsAnswer, FsQuery};
+use everhold_proto::rpc::Query;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// A runner answers by the deadline; this much later its caller stops believing in it.
+const GRACE: Duration = Duration::from_secs(1);
+/// Bytes of a question beside its path.
+const QUERY_BYTES: usize = 64;
+
+impl Client {
+    /// Asks one question, within the client's default deadline.
+    pub async fn query(self: &Arc<Self>, query: FsQuery) -> Result<FsAnswer> {
+        self.query_by(query, self.deadline()).await
+    }
+
+    /// As [`Client::query`], with a deadline.
+    pub async fn query_by(self: &Arc<Self>, query: FsQuery, deadline: Instant) -> Result<FsAnswer> {
+        let started = self.env.clock.now();
+        let result = self.query_queued(query, deadline).await;
+        let elapsed = self.env.clock.now().saturating_duration_since(started);
+        let ok = !matches!(&result, Err(ClientError::Cluster(_)));
+        self.stats.query.record(elapsed, ok);
+        result
+    }
+
+    /// The attributes of an inode.
+    pub async fn attr(self: &Arc<Self>, inode: InodeId) -> Result<Attr> {
+        match self.query(FsQuery::Attr { inode }).await? {
+            FsAnswer::Attr(attr) => Ok(attr),
+            _ => Err(unexpected("a question for attributes")),
+        }
+    }
+
+    /// Extents that overlap `[from, to)`, the attributes of the same version, and whether there are
+    /// more before `to`.
+    pub(crate) async fn extents(
+        self: &Arc<Self>,
+        inode: InodeId,
+        from: u64,
+        to: u64,
+        deadline: Instant,
+    ) -> Result<(Attr, Vec<Extent>, bool)> {
+        let limit = everhold_proto::limits::PAGE_ENTRIES_MAX as u32;
+        let query = FsQuery::Extents { inode, from, to, limit };
+        match self.query_by(query, deadline).await? {
+            FsAnswer::Extents { attr, extents, more } => Ok((attr, extents, more)),
+            _ => Err(unexpected("a question for extents")),
+        }
+    }
+
+    async fn query_queued(self: &Arc<Self>, query: FsQuery, deadline: Instant) -> Result<FsAnswer> {
+        let clock = self.env.clock;
+        let admitted = clock.until(deadline, self.queries.door.acquire()).await?;
+        let _admitted = admitted.expect("the door is never closed");
+        let bytes = QUERY_BYTES
+            + match &query {
+                FsQuery::Resolve { path, .. } => path.len(),
+                _ => 0,
+            };
+        let (tx, rx) = oneshot::channel();
+        if self.queries.push(Waiting { item: query, bytes, deadline, answer: tx }) {
+            let client = self.clone();
+            self.env.tasks.detach(async move { client.run_queries().await });
+        }
+        let late = || ClientError::new(everhold_proto::Kind::Retry, "no answer in time");
+        clock.until(deadline + GRACE, rx).await.map_err(|_| late())?.map_err(|_| late())?
+    }
+
+    async fn run_queries(self: Arc<Self>) {
+        while let Some(batch) = self.queries.take() {
+            let deadline = batch.iter().map(|w| w.deadline).max().expect("never empty");
+            let queries: Vec<FsQuery> = batch.iter().map(|w| w.item.clone()).collect();
+            let mut doubt = Doubt::default(); // a question changes nothing
+            match self.ask_leader(&Query { queries }, deadline, &mut doubt).await {
+                Ok(answers) if answers.len() == batch.len() => {
+                    for (waiting, result) in batch.into_iter().zip(answers) {
+                        answer(waiting.answer, result.map_err(ClientError::Fs));
+                    }
+                }
+                Ok(_) => fail_all(batch, &unexpected("a batch of questions")),
+                Err(e) => fail_all(batch, &e.into()),
+            }
+        }
+    }
+}
