@@ -29,3 +29,5 @@ pub use query::{query, usage};
 pub use reap::reap;
 pub use tree::create_root;
 
+#[cfg(test)]
+mod tests;

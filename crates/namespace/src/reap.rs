@@ -2,6 +2,7 @@
 
 use crate::extents;
 use crate::failure::Outcome;
+use crate::limits::REAP_MAX;
 use crate::rows::{self, DoomedRow, Part};
 use crate::sessions;
 use crate::tree::{self, Grant, Tree};
@@ -11,10 +12,11 @@ use everhold_proto::kv::{KvResult, prefix_end, scan_rows};
 use everhold_proto::tables::Table;
 
 /// Drops up to `limit` rows of doomed extents and of ended sessions' open handles; answers how many.
-/// `limit` or more means that there may be more to do. Every sweep of the block table calls it in the
+/// `limit` (capped by [`REAP_MAX`]) or more means that there may be more to do. Every sweep of the block table calls it in the
 /// same entry: what is dropped here is what the table's blocks die by.
 pub fn reap(ctx: &mut Apply<'_>, limit: u32) -> KvResult<u32> {
     let grant = Grant { session: SessionId(0), floor: u64::MAX, drops: 0 };
+    let limit = limit.min(REAP_MAX);
     let mut done = 0;
     while done < limit
         && let Some((fork, from, row)) = first_doomed(ctx)?

@@ -1,0 +1,9 @@
+//! Tests of the whole crate: a small cluster of one disk, and the state machine over it.
+
+mod content;
+mod invariants;
+mod model;
+mod names;
+mod paths;
+mod requests;
+mod world;
