@@ -5,7 +5,7 @@ use crate::answer::{initialize_error, stopped, write_error};
 use crate::barrier::Barrier;
 use crate::fatal::Fatal;
 use crate::log::{Log, LogIdentity, Opening, PurgeLimit};
-use crate::network::{Network, RaftTransport};
+use crate::network::{Directory, Network, RaftTransport};
 use crate::receive::Receiver;
 use crate::scope::scoped;
 use crate::state::{Host, StateMachine};
@@ -71,19 +71,26 @@ impl Consensus {
             Host::open(env, &dir.join("state"), &config, machine, limit, fatal.clone()).await?;
         check_state(dir, &log, &host, &opening)?;
         let me = identity.raft_id.0;
-        let network = Network { env: env.clone(), transport, me };
+        let directory = Directory::default();
+        let network = Network { env: env.clone(), transport, directory: directory.clone(), me };
         let raft = scoped(env, Raft::new(me, raft_config, network, log.clone(), host.clone()))
             .await
             .map_err(|e| ConsensusError::Raft(e.to_string()))?;
         let first = upkeep::current(&raft.metrics().borrow_watched(), &host);
         let (publisher, status) = watch::channel(first);
-        let spawn_publish =
-            upkeep::publish(env.clone(), raft.clone(), host.clone(), publisher, fatal.clone());
-        let spawn_trim = upkeep::trim(env.clone(), raft.clone(), log.clone(), config.clone());
+        let publish = upkeep::Publisher {
+            env: env.clone(),
+            raft: raft.clone(),
+            host: host.clone(),
+            directory,
+            status: publisher,
+            fatal: fatal.clone(),
+        };
+        let trim = upkeep::trim(env.clone(), raft.clone(), log.clone(), config.clone());
         let tasks = vec![
             env.tasks.spawn(upkeep::flush(env.clone(), host.clone(), config.flush_interval)),
-            env.tasks.spawn(scoped(env, spawn_trim)),
-            env.tasks.spawn(scoped(env, spawn_publish)),
+            env.tasks.spawn(scoped(env, trim)),
+            env.tasks.spawn(scoped(env, publish.run())),
         ];
         Ok(Arc::new(Consensus {
             env: env.clone(),

@@ -26,6 +26,9 @@ mod scope;
 mod status;
 mod upkeep;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{ConsensusConfig, RaftTiming};
 pub use consensus::Consensus;
 pub use error::ConsensusError;

@@ -14,7 +14,9 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use parking_lot::{RwLock, RwLockUpgradableReadGuard};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,10 +78,31 @@ pub(crate) enum SnapshotReply {
 /// How often the sender asks whether a snapshot is installed; each question waits about a second.
 const INSTALL_POLLS_MAX: usize = 1800;
 
+/// Where the members are by the newest membership. openraft gives a connection its address once; a
+/// member that moved would never be reached again.
+#[derive(Clone, Default)]
+pub(crate) struct Directory(Arc<RwLock<BTreeMap<u64, RaftNode>>>);
+
+impl Directory {
+    /// Takes over the members' nodes.
+    pub(crate) fn update<'a>(&self, nodes: impl Iterator<Item = (&'a u64, &'a RaftNode)>) {
+        let nodes = nodes.map(|(id, node)| (*id, node.clone())).collect();
+        let known = self.0.upgradable_read();
+        if *known != nodes {
+            *RwLockUpgradableReadGuard::upgrade(known) = nodes;
+        }
+    }
+
+    fn get(&self, id: u64) -> Option<RaftNode> {
+        self.0.read().get(&id).cloned()
+    }
+}
+
 /// Makes a [`Peer`] for each member.
 pub(crate) struct Network {
     pub env: Env,
     pub transport: Arc<dyn RaftTransport>,
+    pub directory: Directory,
     pub me: u64,
 }
 
@@ -90,6 +113,7 @@ impl RaftNetworkFactory<Types> for Network {
         Peer {
             env: self.env.clone(),
             transport: self.transport.clone(),
+            directory: self.directory.clone(),
             me: self.me,
             target,
             node: node.clone(),
@@ -101,8 +125,10 @@ impl RaftNetworkFactory<Types> for Network {
 pub(crate) struct Peer {
     env: Env,
     transport: Arc<dyn RaftTransport>,
+    directory: Directory,
     me: u64,
     target: u64,
+    /// Where it was when openraft began to talk to it.
     node: RaftNode,
 }
 
@@ -114,7 +140,8 @@ impl Peer {
         limit: Duration,
     ) -> Result<A, RPCError<Types>> {
         let body = Bytes::from(codec::encode(request));
-        let call = self.transport.call(&self.node, what, body, limit);
+        let node = self.directory.get(self.target);
+        let call = self.transport.call(node.as_ref().unwrap_or(&self.node), what, body, limit);
         match self.env.clock.within(limit, call).await {
             Err(_) => Err(RPCError::Timeout(Timeout {
                 action: action(what),

@@ -34,7 +34,7 @@ struct Transfer {
 }
 
 enum Stage {
-    Loading(Staging),
+    Loading(Box<Staging>),
     Installing(watch::Receiver<Outcome>),
 }
 
@@ -201,7 +201,7 @@ impl Receiver {
     /// Seals and installs in the background: with a large state it takes longer than any one call should.
     fn install(
         &self,
-        staging: Staging,
+        staging: Box<Staging>,
         vote: Vote,
         meta: SnapshotMeta,
         totals: (u64, u32),
@@ -221,7 +221,7 @@ async fn seal_and_install(
     env: Env,
     host: Host,
     raft: Raft,
-    mut staging: Staging,
+    mut staging: Box<Staging>,
     vote: Vote,
     meta: SnapshotMeta,
     totals: (u64, u32),

@@ -45,7 +45,8 @@ impl Consensus {
         &self,
         request: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesRequest<Types>, Error> {
-        let first = request.prev_log_id.map_or(0, |id| id.index.saturating_add(1));
+        let first =
+            request.prev_log_id.map_or(0, |id| id.index.saturating_add(1)).min(INDEX_MAX + 1);
         let continues =
             request.entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index);
         let bounded =

@@ -67,5 +67,6 @@ pub(crate) fn entry_bytes(entry: &Entry) -> usize {
 pub(crate) fn membership_is_sound(membership: &Membership) -> bool {
     let nodes: std::collections::BTreeMap<u64, RaftNode> =
         membership.nodes().map(|(id, node)| (*id, node.clone())).collect();
-    Membership::new(membership.get_joint_config().clone(), nodes).is_ok()
+    let configurations = membership.get_joint_config();
+    !configurations.is_empty() && Membership::new(configurations.clone(), nodes).is_ok()
 }

@@ -3,6 +3,7 @@
 use crate::ConsensusConfig;
 use crate::fatal::Fatal;
 use crate::log::Log;
+use crate::network::Directory;
 use crate::state::Host;
 use crate::status::RaftStatus;
 use crate::types::Raft;
@@ -51,35 +52,42 @@ pub(crate) async fn trim(env: Env, raft: Raft, log: Log, config: ConsensusConfig
     }
 }
 
-/// Publishes the status, and notices when openraft has stopped by itself.
-pub(crate) async fn publish(
-    env: Env,
-    raft: Raft,
-    host: Host,
-    status: watch::Sender<RaftStatus>,
-    fatal: Fatal,
-) {
-    let mut metrics = raft.metrics();
-    let mut servers = raft.server_metrics();
-    loop {
-        let now = {
-            let metrics = metrics.borrow_and_update();
-            if let Err(e) = &metrics.running_state
-                && !matches!(e, openraft::error::Fatal::Stopped)
-            {
-                fatal.trip(format!("raft: {e}"));
+/// Publishes the status and the members' addresses, and notices when openraft has stopped by itself.
+pub(crate) struct Publisher {
+    pub env: Env,
+    pub raft: Raft,
+    pub host: Host,
+    pub directory: Directory,
+    pub status: watch::Sender<RaftStatus>,
+    pub fatal: Fatal,
+}
+
+impl Publisher {
+    pub(crate) async fn run(self) {
+        let mut servers = self.raft.server_metrics();
+        loop {
+            self.publish();
+            tokio::select! {
+                changed = servers.changed() => if changed.is_err() { return },
+                () = self.env.clock.sleep(STATUS_INTERVAL) => {}
             }
-            current(&metrics, &host)
-        };
-        status.send_if_modified(|old| {
+        }
+    }
+
+    fn publish(&self) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match &metrics.running_state {
+            Ok(()) | Err(openraft::error::Fatal::Stopped) => {}
+            Err(e) => self.fatal.trip(format!("raft: {e}")),
+        }
+        self.directory.update(metrics.membership_config.membership().nodes());
+        let now = current(&metrics, &self.host);
+        self.status.send_if_modified(|old| {
             let changed = *old != now;
             *old = now;
             changed
         });
-        tokio::select! {
-            changed = servers.changed() => if changed.is_err() { return },
-            () = env.clock.sleep(STATUS_INTERVAL) => {}
-        }
     }
 }
 

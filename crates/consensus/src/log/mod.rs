@@ -13,6 +13,8 @@ mod record;
 mod recover;
 mod segment;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use identity::LogIdentity;

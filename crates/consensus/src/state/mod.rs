@@ -165,17 +165,18 @@ impl Host {
     }
 
     /// Opens a fresh state file for a snapshot that is about to arrive.
-    pub(crate) async fn stage(&self) -> Result<Staging, ConsensusError> {
+    pub(crate) async fn stage(&self) -> Result<Box<Staging>, ConsensusError> {
         let number = {
             let mut number = self.0.next_number.lock();
             *number += 1;
             *number - 1
         };
-        Ok(Staging::new(open_db(&self.0.env, &self.0.dir, number, self.0.cache_bytes).await?))
+        let db = open_db(&self.0.env, &self.0.dir, number, self.0.cache_bytes).await?;
+        Ok(Box::new(Staging::new(db)))
     }
 
     /// Removes the file of a staging that was given up.
-    pub(crate) async fn abandon(&self, staging: Staging) {
+    pub(crate) async fn abandon(&self, staging: Box<Staging>) {
         let path = staging.path(&self.0.dir);
         drop(staging);
         if let Err(error) = self.0.env.disk.remove(&path).await {
