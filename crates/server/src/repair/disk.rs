@@ -108,6 +108,11 @@ impl LocalDisk {
         let _ = ended.wait_for(|ended| *ended >= self.session()).await;
     }
 
+    /// Whether the current session has ended by a report of this disk.
+    pub fn has_ended(&self) -> bool {
+        *self.session_ended.borrow() >= self.session()
+    }
+
     /// Whether the brake is on.
     pub fn braked(&self) -> bool {
         self.brake.load(Relaxed)

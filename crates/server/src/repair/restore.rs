@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_secs(10);
 /// Pause after a pass that left something behind.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pause after a pass that did all it tried, for the leader to take note of it.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// See the module's words.
 pub struct Repair {
@@ -150,7 +152,7 @@ impl Worker for Repair {
             let left = match passed {
                 Ok(Pass::Progress) => {
                     pause = PAUSE;
-                    continue;
+                    BREATH
                 }
                 Ok(Pass::Idle) => {
                     pause = PAUSE;
