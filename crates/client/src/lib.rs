@@ -16,6 +16,7 @@ mod health;
 mod meta;
 mod session;
 mod stats;
+mod transfer;
 mod tree;
 pub mod wire;
 
@@ -24,5 +25,6 @@ pub use client::{Client, ClientOptions};
 pub use error::{ClientError, Result};
 pub use file::{CreateOptions, FileReader, FileWriter};
 pub use stats::{OperationStats, StatsSnapshot};
+pub use transfer::{Progress, Totals, TransferOptions, TransferReport};
 pub use tree::{Entry, Resolved};
 pub use wire::{Identity, Transport, Wire, WireError};

@@ -144,9 +144,10 @@ impl Client {
         let total = usize::try_from(to - from)
             .map_err(|_| Error::new(Kind::Invalid, "the range does not fit into memory"))?;
         let mut whole = BytesMut::with_capacity(total);
-        let read = pieces.iter().map(|piece| async move {
-            match piece {
-                Piece::Block { .. } => self.read_piece(piece, deadline).await.map(Ok),
+        // Owned pieces: a future that borrows from the iterator is not `Send` for every lifetime.
+        let read = pieces.into_iter().map(|piece| async move {
+            match &piece {
+                Piece::Block { .. } => self.read_piece(&piece, deadline).await.map(Ok),
                 Piece::Inline(bytes) => Ok(Ok(bytes.clone())),
                 Piece::Hole(length) => Ok(Err(*length as usize)),
             }
