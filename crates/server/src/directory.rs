@@ -14,14 +14,16 @@
 use crate::error::StartError;
 use everhold_env::Env;
 use everhold_proto::codec::FORMAT_VERSION;
-use everhold_proto::{ClusterId, NodeId};
+use everhold_proto::{ClusterId, DiskId, NodeId, RaftId};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use tokio::sync::Mutex;
 
 /// `node.json` with a full cluster's addresses stays far below this.
 const NODE_FILE_BYTES_MAX: usize = 1 << 20;
+const NODE_FILE: &str = "node.json";
 
 /// Who a node is, as `node.json` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,15 @@ pub(crate) struct NodeFile {
     pub(crate) node: Option<NodeId>,
     /// The node is creating its cluster with so many copies, and has not finished.
     pub(crate) bootstrap: Option<u8>,
+    /// The mark of the disk in `disk0/`, 32 hexadecimal digits.
+    pub(crate) disk_uuid: String,
+    /// The id of the disk in `disk0/`, once it registered.
+    pub(crate) disk: Option<DiskId>,
+    /// The node's seat in Raft; the log in `raft/` is this one's.
+    pub(crate) raft: Option<RaftId>,
+    /// The highest Raft id that a log was ever made for here: none is made twice, because a lost log
+    /// is a forgotten vote.
+    pub(crate) raft_used: RaftId,
     /// Addresses of the other nodes when last seen: whom to ask after a restart.
     pub(crate) peers: Vec<String>,
 }
@@ -46,6 +57,11 @@ impl NodeFile {
         self.uuid.parse::<ClusterId>().ok().map(|id| id.0)
     }
 
+    /// The bytes of the disk's mark.
+    pub(crate) fn disk_uuid(&self) -> Option<[u8; 16]> {
+        self.disk_uuid.parse::<ClusterId>().ok().map(|id| id.0)
+    }
+
     /// The cluster.
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
         self.cluster.as_ref()?.parse().ok()
@@ -54,35 +70,54 @@ impl NodeFile {
 
 /// An open data directory. The lock is released when this is dropped.
 pub(crate) struct DataDirectory {
+    env: Env,
     path: PathBuf,
+    file: Mutex<NodeFile>,
     /// `None` in the simulator, which has no processes.
     _lock: Option<File>,
 }
 
 impl DataDirectory {
     /// Opens (or creates) and locks `path`, and reads or draws who this node is.
-    pub(crate) async fn open(env: &Env, path: &Path) -> Result<(Self, NodeFile), StartError> {
+    pub(crate) async fn open(env: &Env, path: &Path) -> Result<Self, StartError> {
         let fail =
             |e: io::Error| StartError::Directory { path: path.into(), reason: e.to_string() };
         env.disk.create_dir_all(path).await.map_err(fail)?;
         let lock = if env.tasks.is_simulated() { None } else { Some(lock(path)?) };
-        let directory = DataDirectory { path: path.into(), _lock: lock };
-        let node = match env.disk.read_small(&directory.node_path(), NODE_FILE_BYTES_MAX).await {
+        let node_path = path.join(NODE_FILE);
+        let file = match env.disk.read_small(&node_path, NODE_FILE_BYTES_MAX).await {
             Ok(bytes) => parse(path, &bytes)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let node = fresh(env);
-                directory.save(env, &node).await.map_err(fail)?;
-                node
+                let file = fresh(env);
+                save(env, &node_path, &file).await.map_err(fail)?;
+                file
             }
             Err(e) => return Err(fail(e)),
         };
-        Ok((directory, node))
+        let file = Mutex::new(file);
+        Ok(DataDirectory { env: env.clone(), path: path.into(), file, _lock: lock })
     }
 
-    /// Writes `node.json` atomically and durably.
-    pub(crate) async fn save(&self, env: &Env, node: &NodeFile) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(node).map_err(io::Error::other)?;
-        env.disk.write_atomic(&self.node_path(), &text).await
+    /// What `node.json` has.
+    pub(crate) async fn file(&self) -> NodeFile {
+        self.file.lock().await.clone()
+    }
+
+    /// Changes `node.json`, durably, if `change` makes a difference.
+    pub(crate) async fn change(&self, change: impl FnOnce(&mut NodeFile)) -> io::Result<()> {
+        let mut file = self.file.lock().await;
+        let mut changed = file.clone();
+        change(&mut changed);
+        if changed != *file {
+            save(&self.env, &self.path.join(NODE_FILE), &changed).await?;
+            *file = changed;
+        }
+        Ok(())
+    }
+
+    /// An error about this directory.
+    pub(crate) fn error(&self, reason: impl ToString) -> StartError {
+        StartError::Directory { path: self.path.clone(), reason: reason.to_string() }
     }
 
     /// Directory of the block store.
@@ -103,21 +138,29 @@ impl DataDirectory {
             tracing::debug!(error = %e, "pid file not removed");
         }
     }
+}
 
-    fn node_path(&self) -> PathBuf {
-        self.path.join("node.json")
-    }
+async fn save(env: &Env, path: &Path, file: &NodeFile) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(file).map_err(io::Error::other)?;
+    env.disk.write_atomic(path, &text).await
 }
 
 fn fresh(env: &Env) -> NodeFile {
-    let mut uuid = [0; 16];
-    env.entropy.fill(&mut uuid);
+    let draw = || {
+        let mut uuid = [0; 16];
+        env.entropy.fill(&mut uuid);
+        ClusterId(uuid).to_string()
+    };
     NodeFile {
         format: FORMAT_VERSION,
-        uuid: ClusterId(uuid).to_string(),
+        uuid: draw(),
+        disk_uuid: draw(),
         cluster: None,
         node: None,
         bootstrap: None,
+        disk: None,
+        raft: None,
+        raft_used: RaftId(0),
         peers: Vec::new(),
     }
 }
@@ -140,7 +183,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<NodeFile, StartError> {
         });
     }
     let node: NodeFile = serde_json::from_value(value).map_err(|e| fail(e.to_string()))?;
-    if node.uuid().is_none() || (node.cluster.is_some() && node.cluster().is_none()) {
+    if node.uuid().is_none()
+        || node.disk_uuid().is_none()
+        || (node.cluster.is_some() && node.cluster().is_none())
+    {
         return Err(fail("uuid or cluster is not 32 hexadecimal digits".into()));
     }
     Ok(node)
@@ -177,13 +223,14 @@ mod tests {
     async fn identity_lock_and_format() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let env = Env::real();
-        let (open, first) = DataDirectory::open(&env, dir.path()).await.expect("opens");
+        let open = DataDirectory::open(&env, dir.path()).await.expect("opens");
+        let first = open.file().await;
         let twice = DataDirectory::open(&env, dir.path()).await.err().expect("is locked");
         assert!(twice.to_string().contains(&std::process::id().to_string()), "{twice}");
         drop(open);
-        let (open, again) = DataDirectory::open(&env, dir.path()).await.expect("opens again");
-        assert_eq!(first, again);
-        open.save(&env, &NodeFile { format: 7, ..again }).await.expect("saves");
+        let open = DataDirectory::open(&env, dir.path()).await.expect("opens again");
+        assert_eq!(first, open.file().await);
+        open.change(|file| file.format = 7).await.expect("saves");
         drop(open);
         let old = DataDirectory::open(&env, dir.path()).await.err().expect("is refused");
         assert!(

@@ -1,7 +1,9 @@
 //! Why a server does not start, and why a running one ends by itself.
 
 use crate::config::BadConfig;
-use everhold_proto::{ClusterId, Error};
+use everhold_consensus::ConsensusError;
+use everhold_proto::ClusterId;
+use everhold_store::StoreError;
 use std::path::PathBuf;
 
 /// Why a server does not start.
@@ -68,22 +70,22 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The block store does not open.
-    #[error("block store {}: {source}", path.display())]
+    #[error("block store {} does not open: {source}", path.display())]
     Store {
         /// Its directory.
         path: PathBuf,
         /// Why.
         #[source]
-        source: Error,
+        source: StoreError,
     },
     /// The Raft log or the replicated state does not open.
-    #[error("metadata in {}: {source}", path.display())]
+    #[error("metadata in {} does not open: {source}", path.display())]
     Consensus {
         /// Its directory.
         path: PathBuf,
         /// Why.
         #[source]
-        source: Error,
+        source: ConsensusError,
     },
 }
 

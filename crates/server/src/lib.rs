@@ -1,15 +1,36 @@
 //! The node: one process that stores blocks, serves everything over one port and, when it is
 //! chosen, votes in the metadata service and leads the cluster.
 //!
-//! Reading order: [`ServerConfig`], `directory`, `http`, then [`control`] for what a leader does.
+//! Reading order: [`Server`] puts the parts together; `node` is what they share; `router` and
+//! `services` answer calls, `membership` keeps the node in its cluster, `raft` is its seat in the
+//! metadata service and `state` the machine that is replicated; [`control`] is what a leader does,
+//! [`repair`] what each disk does.
 
+mod cluster_port;
 mod config;
+mod contact;
+mod counters;
 mod directory;
+mod disk;
 mod error;
 mod http;
+mod leader;
+mod log_time;
+mod map_cache;
+mod membership;
+mod metadata;
+mod node;
+mod process;
+mod raft;
+mod router;
+mod server;
+mod services;
+mod state;
+mod store_port;
 
 pub mod control;
 pub mod repair;
 
 pub use config::{BadConfig, LoadLimits, Origin, RaftPace, ServerConfig};
 pub use error::{Fatal, StartError};
+pub use server::Server;

@@ -1,5 +1,15 @@
-//! The leader's control loops: what it hears, what it concludes, what it proposes.
+//! The leader's control loops: what it hears, what it concludes, what it does.
+//!
+//! Reading order: [`Observations`] (heard by services), `controller` (the pure core), `lead` (the loop),
+//! `actions` and `seats` (what is done), `status` (what is told).
 
-pub mod observations;
+mod actions;
+mod controller;
+mod lead;
+mod observations;
+mod seats;
+mod status;
 
-pub use observations::{Observation, Observations};
+pub(crate) use lead::run;
+pub use observations::{NodeSeen, Observation, Observations};
+pub(crate) use status::cluster_status;

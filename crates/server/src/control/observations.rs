@@ -9,7 +9,7 @@ use everhold_proto::command::DiskUsage;
 use everhold_proto::limits::NODES_MAX;
 use everhold_proto::map::ClusterMap;
 use everhold_proto::rpc::{Heartbeat, HeartbeatReply, RepairProgress};
-use everhold_proto::{DiskId, Epoch, NodeId, SessionId};
+use everhold_proto::{Epoch, NodeId, SessionId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -101,6 +101,8 @@ struct Inner {
     nodes: BTreeMap<NodeId, NodeSeen>,
     sessions: BTreeMap<SessionId, Instant>,
     map: Arc<ClusterMap>,
+    /// Nodes with a disk that is a member somewhere and not full there.
+    work: BTreeSet<NodeId>,
     brake: Option<String>,
 }
 
@@ -165,7 +167,7 @@ impl Observations {
         let known = map.epoch > Epoch(0);
         HeartbeatReply {
             epoch: map.epoch,
-            work: has_work(map, heartbeat.node),
+            work: inner.work.contains(&heartbeat.node),
             brake: inner.brake.is_some(),
             register: known && node.is_none_or(|n| n.boot > heartbeat.boot),
             register_disks: heartbeat
@@ -180,8 +182,10 @@ impl Observations {
 
     /// The map that answers go by. Nodes that are no longer in it are forgotten.
     pub fn publish(&self, map: Arc<ClusterMap>, brake: Option<String>) {
+        let work = nodes_with_work(&map);
         let mut inner = self.inner.lock();
         inner.nodes.retain(|node, _| map.nodes.contains_key(node));
+        inner.work = work;
         inner.map = map;
         inner.brake = brake;
     }
@@ -213,6 +217,11 @@ impl Observations {
     /// Resolves when something was heard that should not wait for the next tick.
     pub async fn urgent(&self) {
         self.urgent.notified().await;
+    }
+
+    /// Makes [`Observations::urgent`] resolve: something outside of the observations is urgent.
+    pub fn ring(&self) {
+        self.urgent.notify_one();
     }
 
     /// The last heartbeat of each node.
@@ -257,11 +266,10 @@ fn known_leaving(inner: &Inner, node: NodeId, boot: u64) -> bool {
     inner.nodes.get(&node).is_some_and(|seen| seen.boot == boot && seen.leaving)
 }
 
-/// Whether some disk of `node` is a member that is not full.
-fn has_work(map: &ClusterMap, node: NodeId) -> bool {
-    let disks: BTreeSet<DiskId> =
-        map.disks.values().filter(|d| d.node == node).map(|d| d.id).collect();
-    map.pgs.values().any(|pg| pg.members.iter().any(|m| disks.contains(&m.disk) && !m.is_full()))
+fn nodes_with_work(map: &ClusterMap) -> BTreeSet<NodeId> {
+    let members = map.pgs.values().flat_map(|pg| &pg.members);
+    let disks = members.filter(|member| !member.is_full()).map(|member| member.disk);
+    disks.filter_map(|disk| Some(map.disks.get(&disk)?.node)).collect()
 }
 
 impl Inner {

@@ -1,0 +1,69 @@
+//! First contact: a fresh node asks the nodes it was told of which cluster they are in, and a node
+//! with a cluster makes sure that they are in the same.
+
+use crate::error::StartError;
+use everhold_client::Wire;
+use everhold_env::Env;
+use everhold_proto::ClusterId;
+use everhold_proto::codec::FORMAT_VERSION;
+use everhold_proto::rpc::{Hello, HelloReply};
+use std::time::Duration;
+
+/// One question; a node that is there answers at once.
+const HELLO_LIMIT: Duration = Duration::from_millis(500);
+/// Pause between rounds.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The cluster of the first node that answers.
+pub(crate) async fn find_cluster(
+    env: &Env,
+    wire: &Wire,
+    addresses: &[String],
+    limit: Duration,
+) -> Result<ClusterId, StartError> {
+    let deadline = env.clock.now() + limit;
+    loop {
+        for address in addresses {
+            if let Some(cluster) = hello(env, wire, address).await?.and_then(|hello| hello.cluster)
+            {
+                return Ok(cluster);
+            }
+        }
+        if env.clock.now() >= deadline {
+            return Err(StartError::NoContact { addresses: addresses.to_vec() });
+        }
+        env.clock.sleep(PAUSE).await;
+    }
+}
+
+/// Asks each node once; those that do not answer are met later.
+pub(crate) async fn check_seeds(
+    env: &Env,
+    wire: &Wire,
+    addresses: &[String],
+    ours: ClusterId,
+) -> Result<(), StartError> {
+    for address in addresses {
+        let theirs = hello(env, wire, address).await?.and_then(|hello| hello.cluster);
+        if let Some(theirs) = theirs.filter(|theirs| *theirs != ours) {
+            return Err(StartError::Foreign { address: address.clone(), theirs, ours });
+        }
+    }
+    Ok(())
+}
+
+async fn hello(env: &Env, wire: &Wire, address: &str) -> Result<Option<HelloReply>, StartError> {
+    let deadline = env.clock.now() + HELLO_LIMIT;
+    match wire.call_idempotent(address, &Hello {}, deadline).await {
+        Ok(hello) if hello.format != FORMAT_VERSION => Err(StartError::Format {
+            what: format!("the node at {address}"),
+            theirs: hello.format,
+            ours: FORMAT_VERSION,
+        }),
+        Ok(hello) => Ok(Some(hello)),
+        Err(e) => {
+            tracing::info!(%address, error = %e, "no contact");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! This node as a member of its cluster: it registers itself and its disks, gives signs of life, and
+//! keeps its map fresh.
+//!
+//! It works when all nodes restart at once: Raft runs before anybody is registered, and whoever finds
+//! no leader tries again until there is one.
+
+use crate::directory::NodeFile;
+use crate::disk::DiskSeat;
+use crate::error::Fatal;
+use crate::metadata::done;
+use crate::node::Node;
+use crate::repair::{DiskWorkers, LocalDisk, REPAIR_BYTES_MAX, ScrubPace, ports};
+use crate::{cluster_port::ClusterPort, store_port::StorePort};
+use everhold_proto::command::{Answer, Command, MapCommand};
+use everhold_proto::map::Policy;
+use everhold_proto::rpc::{
+    GetMap, Heartbeat, HeartbeatReply, RegisterDisk, RegisterNode, RegisteredDisk,
+};
+use everhold_proto::{Epoch, Error, Kind, NodeId, PolicyId, RaftId};
+use futures_util::FutureExt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+/// Signs of life are this far apart: five a second, so that the detector has a rhythm to judge.
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(200);
+/// A sign of life that is not answered by then is given up for the next one.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(1);
+/// One registration; it is repeated until it succeeds.
+const REGISTER_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between failed registrations, with as much again as jitter.
+const REGISTER_PAUSE_MS: u64 = 200;
+/// The map is asked for again after a failure.
+const MAP_LIMIT: Duration = Duration::from_secs(2);
+/// The node that creates a cluster.
+pub(crate) const FIRST_NODE: NodeId = NodeId(1);
+/// Its identity in Raft.
+pub(crate) const FIRST_RAFT: RaftId = RaftId(1);
+
+/// Registers, starts the disks' workers, and then gives signs of life for ever.
+pub(crate) async fn run(node: Arc<Node>, wanted: watch::Sender<Epoch>) {
+    if let Err(e) = join(&node).await {
+        return node.fail(Fatal::Refused(e.to_string()));
+    }
+    let memory = Arc::new(Semaphore::new(REPAIR_BYTES_MAX));
+    let cluster: Arc<dyn ports::Cluster> = Arc::new(ClusterPort::new(node.clone()));
+    let mut running = Vec::new();
+    for seat in &node.disks {
+        match commission(&node, seat, &cluster, &memory).await {
+            Ok(workers) => running.push(workers),
+            Err(e) => return node.fail(Fatal::Refused(e.to_string())),
+        }
+    }
+    loop {
+        for (seat, workers) in node.disks.iter().zip(&running) {
+            for (name, status) in workers.statuses() {
+                node.signals.set_worker(&name, status);
+            }
+            if let Err(e) = register_again(&node, seat).await {
+                return node.fail(Fatal::Refused(e.to_string()));
+            }
+        }
+        match beat(&node).await {
+            Ok(reply) => {
+                if let Err(e) = heard(&node, &reply, &wanted).await {
+                    return node.fail(Fatal::Refused(e.to_string()));
+                }
+            }
+            Err(e) => tracing::debug!(error = %e, "the leader does not hear this node"),
+        }
+        node.env.clock.sleep(HEARTBEAT_EVERY).await;
+    }
+}
+
+/// Fetches the map whenever a newer one is known to exist, and remembers the peers in it.
+pub(crate) async fn follow_map(node: Arc<Node>, mut wanted: watch::Receiver<Epoch>) {
+    loop {
+        let deadline = node.env.clock.now() + MAP_LIMIT;
+        if let Err(e) = node.refresh_map(deadline).await {
+            tracing::debug!(error = %e, "no newer map yet");
+            node.env.clock.sleep(HEARTBEAT_EVERY).await;
+        } else if node.map.epoch() < *wanted.borrow() {
+            // The leader that answered has not applied it yet.
+            node.env.clock.sleep(HEARTBEAT_EVERY / 4).await;
+        }
+        remember_peers(&node).await;
+        let known = node.map.epoch();
+        if wanted.wait_for(|epoch| *epoch > known).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One heartbeat that says that the node stops on purpose.
+pub(crate) async fn say_goodbye(node: &Arc<Node>) {
+    node.signals.leaving.store(true, Ordering::Relaxed);
+    if let Err(e) = beat(node).await {
+        tracing::debug!(error = %e, "the leader was not told that this node stops");
+    }
+}
+
+impl Node {
+    /// Gets a newer map if there is one: from the replica here, else from the leader. Callers at the
+    /// same time share one question.
+    pub(crate) async fn refresh_map(self: &Arc<Self>, deadline: Instant) -> Result<(), Error> {
+        let before = self.map.epoch();
+        let late = || Error::new(Kind::Retry, "no newer map in time");
+        let asking = self.env.clock.until(deadline, self.map_question.lock()).await;
+        let _asking = asking.map_err(|_| late())?;
+        if self.map.epoch() > before || self.local_map()?.epoch > before || self.is_leader() {
+            return Ok(());
+        }
+        let unknown = || Error::new(Kind::Retry, "no metadata leader is known");
+        let leader = self.leader_address().ok_or_else(unknown)?;
+        let got = self.wire.call_idempotent(&leader, &GetMap { known: before }, deadline).await?;
+        if let Some(map) = got.map {
+            self.map.install(Arc::new(map));
+        }
+        Ok(())
+    }
+}
+
+/// Registers the node, after creating the cluster if that is its part.
+async fn join(node: &Arc<Node>) -> Result<(), Error> {
+    let bootstrap = node.directory.file().await.bootstrap;
+    if let Some(copies) = bootstrap {
+        persist(node, || create_cluster(node, copies)).await?;
+    }
+    persist(node, || register_node(node)).await?;
+    if bootstrap.is_some() {
+        persist(node, || claim_raft_id(node)).await?;
+        change_file(node, |file| file.bootstrap = None).await;
+    }
+    Ok(())
+}
+
+/// Tries again until it succeeds or the cluster refuses this node for good.
+async fn persist<T, F: Future<Output = Result<T, Error>>>(
+    node: &Node,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Error> {
+    loop {
+        match attempt().await {
+            Err(e) if e.kind != Kind::Foreign => {
+                tracing::info!(error = %e, "not registered yet");
+                let jitter = node.env.entropy.below(REGISTER_PAUSE_MS);
+                node.env.clock.sleep(Duration::from_millis(REGISTER_PAUSE_MS + jitter)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn create_cluster(node: &Arc<Node>, copies: u8) -> Result<(), Error> {
+    let policy = Policy::replicated(PolicyId(0), "default", copies);
+    let command = Command::Create { cluster: node.cluster, policy };
+    match node.propose(command, limit(node)).await.and_then(done) {
+        // It was created before a crash; nobody else can have done it.
+        Err(e) if e.kind == Kind::Conflict => Ok(()),
+        other => other,
+    }
+}
+
+async fn register_node(node: &Arc<Node>) -> Result<(), Error> {
+    let raft = node.raft.current().map(|c| c.identity().raft_id);
+    let request = RegisterNode {
+        uuid: node.uuid,
+        address: node.address.clone(),
+        labels: node.config.labels.clone(),
+        raft,
+    };
+    let reply = node.call_leader(&request, limit(node)).await?;
+    if reply.cluster != node.cluster || !node.registration.set_node(reply.node) {
+        let message = format!("it is {} of cluster {} there", reply.node, reply.cluster);
+        return Err(Error::new(Kind::Foreign, message));
+    }
+    change_file(node, |file| file.node = Some(reply.node)).await;
+    node.registration.set_boot(reply.boot);
+    tracing::info!(node = %reply.node, boot = reply.boot, "registered");
+    Ok(())
+}
+
+/// The first node votes under the first Raft id; the map must say so.
+async fn claim_raft_id(node: &Arc<Node>) -> Result<(), Error> {
+    if node.local_map()?.nodes.get(&FIRST_NODE).is_some_and(|n| n.raft == Some(FIRST_RAFT)) {
+        return Ok(());
+    }
+    let command = Command::Map(MapCommand::AllocateRaftId { node: FIRST_NODE });
+    match node.propose(command, limit(node)).await?.1 {
+        Answer::Raft(FIRST_RAFT) => Ok(()),
+        other => Err(crate::metadata::unexpected(&other)),
+    }
+}
+
+/// Brings a disk into service for the first time in this process.
+async fn commission(
+    node: &Arc<Node>,
+    seat: &Arc<DiskSeat>,
+    cluster: &Arc<dyn ports::Cluster>,
+    memory: &Arc<Semaphore>,
+) -> Result<DiskWorkers, Error> {
+    let reply = persist(node, || register_disk(node, seat)).await?;
+    change_file(node, |file| file.disk = Some(reply.disk)).await;
+    seat.store.set_disk(reply.disk).await?;
+    let of = node.registration.node().expect("the node registered before its disks");
+    let store: Arc<dyn ports::Store> = Arc::new(StorePort::new(node.env.clock, seat.store.clone()));
+    let local = seat.set_local(LocalDisk::new(of, reply.disk, reply.session, store));
+    let watching = local.clone();
+    node.map.before_install(move |map| watching.map_changed(map));
+    local.map_changed(&node.map.current());
+    tracing::info!(disk = %reply.disk, session = %reply.session, "disk in service");
+    Ok(DiskWorkers::start(&node.env, local, cluster, memory, ScrubPace::default()))
+}
+
+/// Registers the disk anew when its session has ended: by its own report, or as the map shows.
+async fn register_again(node: &Arc<Node>, seat: &Arc<DiskSeat>) -> Result<(), Error> {
+    let Some(local) = seat.local() else { return Ok(()) };
+    let session = local.session();
+    let map = node.map.current();
+    let in_map = map.disks.get(&local.disk).map(|disk| disk.session);
+    if in_map.is_some_and(|newest| newest > session)
+        || local.session_ended().now_or_never().is_some()
+    {
+        let reply = persist(node, || register_disk(node, seat)).await?;
+        tracing::info!(disk = %reply.disk, session = %reply.session, "disk in service again");
+        local.set_session(reply.session);
+    }
+    Ok(())
+}
+
+async fn register_disk(node: &Arc<Node>, seat: &DiskSeat) -> Result<RegisteredDisk, Error> {
+    let of = node.registration.node();
+    let of = of.ok_or_else(|| Error::new(Kind::Retry, "the node has not registered yet"))?;
+    let space = seat.store.space();
+    let request = RegisterDisk {
+        uuid: seat.uuid,
+        disk: seat.id(),
+        node: of,
+        capacity_bytes: space.capacity,
+        used_bytes: space.live,
+    };
+    node.call_leader(&request, limit(node)).await
+}
+
+async fn beat(node: &Arc<Node>) -> Result<HeartbeatReply, Error> {
+    let now = node.env.clock.now();
+    let current = node.registration.current();
+    let (id, boot) =
+        current.ok_or_else(|| Error::new(Kind::Retry, "the node has not registered yet"))?;
+    let heartbeat = Heartbeat {
+        node: id,
+        boot,
+        epoch: node.map.epoch(),
+        disks: node.disks.iter().filter_map(|disk| disk.usage()).collect(),
+        unreachable: node.signals.unreachable_lately(now),
+        repair: node.repair_progress(),
+        leaving: node.signals.leaving.load(Ordering::Relaxed),
+    };
+    node.call_leader(&heartbeat, now + HEARTBEAT_LIMIT).await
+}
+
+/// Acts on the answer to a sign of life.
+async fn heard(
+    node: &Arc<Node>,
+    reply: &HeartbeatReply,
+    wanted: &watch::Sender<Epoch>,
+) -> Result<(), Error> {
+    wanted.send_if_modified(|epoch| {
+        let newer = reply.epoch > *epoch;
+        *epoch = reply.epoch.max(*epoch);
+        newer
+    });
+    for local in node.disks.iter().filter_map(|seat| seat.local()) {
+        local.heartbeat_answered(reply.work, reply.brake);
+    }
+    let of_map = node.map.current();
+    let id = node.registration.current();
+    let outdated =
+        id.is_some_and(|(id, boot)| of_map.nodes.get(&id).is_some_and(|n| n.boot > boot));
+    if reply.register || outdated {
+        persist(node, || register_node(node)).await?;
+    }
+    for seat in &node.disks {
+        let Some(local) = seat.local() else { continue };
+        if reply.register_disks.contains(&local.disk) {
+            let registered = persist(node, || register_disk(node, seat)).await?;
+            local.set_session(registered.session);
+        }
+    }
+    Ok(())
+}
+
+/// Whom to ask after a restart, when no leader is known.
+async fn remember_peers(node: &Node) {
+    let map = node.map.current();
+    let peers: Vec<String> = map.nodes.values().map(|n| n.address.clone()).collect();
+    let peers: Vec<String> = peers.into_iter().filter(|a| *a != node.address).collect();
+    if !peers.is_empty() {
+        change_file(node, |file| file.peers = peers).await;
+    }
+}
+
+/// Changes `node.json`. A failure is logged: the file is written again with the next change, and what
+/// is changed here can be learned anew.
+async fn change_file(node: &Node, change: impl FnOnce(&mut NodeFile)) {
+    if let Err(e) = node.directory.change(change).await {
+        tracing::error!(error = %e, "node.json cannot be written");
+    }
+}
+
+fn limit(node: &Node) -> Instant {
+    node.env.clock.now() + REGISTER_LIMIT
+}

@@ -1,0 +1,29 @@
+//! What the operating system says of this process.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// CPU seconds used, user and system.
+pub(crate) fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Resident memory in bytes; 0 where there is no `/proc`.
+pub(crate) fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_uses_memory_and_time() {
+        assert!(resident_bytes() > 1 << 18);
+        assert!(cpu_seconds() > 0.0);
+    }
+}

@@ -1,0 +1,266 @@
+//! From a request to the call that it is: checks who asks, finds the service by the path, bounds what
+//! is under way, and turns whatever comes out into an answer.
+
+use crate::http::{
+    Connection, Encoding, Handler, Reply, bytes_reply, error_reply, read_body, value_reply,
+};
+use crate::node::Node;
+use crate::raft::rpc_of;
+use crate::services::{
+    CallContext, Class, Serve, health_page, metrics_page, serve_block, status_page,
+};
+use everhold_proto::codec::FORMAT_VERSION;
+use everhold_proto::limits::RPC_BYTES_MAX;
+use everhold_proto::rpc::{
+    self, ChangeMap, Compared, CountBlocks, EndSession, Execute, GetEvents, GetMap, GetNodeStatus,
+    GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT, Heartbeat, Hello,
+    ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX, ReadChanges,
+    RegisterDisk, RegisterNode, RenewSession, ReportBad, ReportLost, ReportRepaired,
+    ReportUnreachable, RetireLearner, Rpc, TablePage,
+};
+use everhold_proto::{ClusterId, Error, Kind};
+use http::{HeaderMap, Method, Request, StatusCode};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Without a wish of the caller.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Whatever the caller wishes.
+const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+/// Handlers end by themselves at the deadline; this is the net below them.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Handler for Node {
+    async fn handle(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Reply {
+        self.counters.requests.add(1);
+        let encoding = Encoding::of(request.headers());
+        let result = match deadline(request.headers(), self.env.clock.now()) {
+            Ok(deadline) => {
+                let call = CallContext { deadline, connection: Some(connection.number) };
+                let routed = route(&self, request, &call, encoding);
+                self.env.clock.until(deadline + GRACE, routed).await.unwrap_or_else(|_| {
+                    Err(Error::new(Kind::MaybeApplied, "the call did not end in time"))
+                })
+            }
+            Err(e) => Err(e),
+        };
+        result.unwrap_or_else(|error| {
+            self.counters.errors.add(1);
+            if error.kind == Kind::Busy {
+                self.counters.shed.add(1);
+            }
+            tracing::debug!(kind = ?error.kind, %error, "refused");
+            error_reply(encoding, &error)
+        })
+    }
+
+    fn closed(&self, connection: &Connection) {
+        for node in self.heartbeats.closed(connection.number) {
+            self.observations.connection_closed(node, self.env.clock.now());
+        }
+    }
+}
+
+async fn route(
+    node: &Arc<Node>,
+    request: Request<Incoming>,
+    call: &CallContext,
+    encoding: Encoding,
+) -> Result<Reply, Error> {
+    let path = request.uri().path();
+    if request.method() == Method::GET {
+        match path {
+            "/health" => return health_page(node),
+            "/status" => return Ok(status_page(node)),
+            "/metrics" => return Ok(metrics_page(node)),
+            _ => {}
+        }
+    }
+    if path != Hello::PATH {
+        let curious = encoding == Encoding::Json && request.method() != Method::PUT;
+        check_peer(node.cluster, request.headers(), curious && !path.starts_with(RAFT_PREFIX))?;
+    }
+    if path.starts_with(rpc::block::PREFIX) {
+        return serve_block(node, request, call.deadline).await;
+    }
+    if request.method() != Method::POST {
+        let message = format!("{} {path} is not served", request.method());
+        return Err(Error::new(Kind::NotFound, message));
+    }
+    if let Some(what) = rpc_of(path) {
+        return raft(node, what, request, call).await;
+    }
+    unary(node, request, call, encoding).await
+}
+
+/// Calls by path. Each line is one call that the node answers.
+async fn unary(
+    node: &Arc<Node>,
+    request: Request<Incoming>,
+    call: &CallContext,
+    encoding: Encoding,
+) -> Result<Reply, Error> {
+    macro_rules! table {
+        ($($call:ty),* $(,)?) => {
+            match request.uri().path() {
+                $(<$call as Rpc>::PATH => answer::<$call>(node, request, call, encoding).await,)*
+                other => Err(Error::new(Kind::NotFound, format!("{other} is not served"))),
+            }
+        };
+    }
+    table![
+        // Metadata.
+        OpenSession,
+        RenewSession,
+        EndSession,
+        Execute,
+        Query,
+        ReadChanges,
+        GetMap,
+        // Nodes to the leader.
+        RegisterNode,
+        RegisterDisk,
+        Heartbeat,
+        GetWork,
+        TablePage,
+        ListMissing,
+        Compared,
+        ReportRepaired,
+        ReportBad,
+        ReportLost,
+        CountBlocks,
+        MayDelete,
+        ReportUnreachable,
+        // Administration.
+        ChangeMap,
+        GetStatus,
+        GetEvents,
+        // The node itself.
+        Hello,
+        PrepareLearner,
+        RetireLearner,
+        GetNodeStatus,
+    ]
+}
+
+async fn answer<R: Serve>(
+    node: &Arc<Node>,
+    request: Request<Incoming>,
+    call: &CallContext,
+    encoding: Encoding,
+) -> Result<Reply, Error> {
+    let body = read_body(&node.env, request.into_body(), RPC_BYTES_MAX, call.deadline).await?;
+    let _place = match R::CLASS {
+        Class::Metadata => Some(node.gates.metadata.enter(&node.env).await?),
+        Class::Control => Some(node.gates.control.enter(&node.env).await?),
+        Class::Vital => None,
+    };
+    let question: R = encoding.decode(&body)?;
+    drop(body);
+    Ok(value_reply(encoding, &question.serve(node, call).await?))
+}
+
+async fn raft(
+    node: &Arc<Node>,
+    what: everhold_consensus::RaftRpc,
+    request: Request<Incoming>,
+    call: &CallContext,
+) -> Result<Reply, Error> {
+    let consensus = node.raft.current();
+    let consensus =
+        consensus.ok_or_else(|| Error::new(Kind::NotFound, "this node is not in raft"))?;
+    let body = read_body(&node.env, request.into_body(), RPC_BYTES_MAX, call.deadline).await?;
+    let answer = consensus.handle_rpc(what, body).await?;
+    Ok(bytes_reply(StatusCode::OK, answer))
+}
+
+/// When the caller stops waiting.
+fn deadline(headers: &HeaderMap, now: Instant) -> Result<Instant, Error> {
+    let Some(value) = headers.get(HEADER_TIMEOUT) else {
+        return Ok(now + TIMEOUT_DEFAULT);
+    };
+    let millis = value.to_str().ok().and_then(|text| text.parse().ok());
+    let millis = millis.ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("header {HEADER_TIMEOUT} is not a number"))
+    })?;
+    Ok(now + Duration::from_millis(millis).min(TIMEOUT_MAX))
+}
+
+/// Refuses peers of other clusters and other formats, naming both. People with curl (JSON) need not
+/// name theirs.
+fn check_peer(ours: ClusterId, headers: &HeaderMap, optional: bool) -> Result<(), Error> {
+    let foreign = |message| Err(Error::new(Kind::Foreign, message));
+    let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    match text(HEADER_FORMAT) {
+        None if optional => {}
+        None => {
+            return foreign(format!("no {HEADER_FORMAT} header; this is format {FORMAT_VERSION}"));
+        }
+        Some(theirs) if theirs == FORMAT_VERSION.to_string() => {}
+        Some(theirs) => {
+            return foreign(format!(
+                "you speak format {theirs}, this node format {FORMAT_VERSION}"
+            ));
+        }
+    }
+    match text(HEADER_CLUSTER) {
+        None if optional => Ok(()),
+        None => foreign(format!("no {HEADER_CLUSTER} header; this is cluster {ours}")),
+        Some(theirs) if theirs.parse() == Ok(ours) => Ok(()),
+        Some(theirs) => foreign(format!("you are of cluster {theirs}, this node is of {ours}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_str(value).expect("is ascii"))
+        });
+        pairs.collect()
+    }
+
+    /// A peer of another cluster or format is refused by a message that names both.
+    #[test]
+    fn foreign_peers_are_refused_by_name() {
+        let (ours, theirs) = (ClusterId([1; 16]), ClusterId([2; 16]));
+        let check = |cluster: &ClusterId, format: &str, optional| {
+            let cluster = cluster.to_string();
+            let headers = headers(&[(HEADER_CLUSTER, &cluster), (HEADER_FORMAT, format)]);
+            check_peer(ours, &headers, optional)
+        };
+        assert_eq!(check(&ours, "1", false), Ok(()));
+        for optional in [false, true] {
+            let e = check(&theirs, "1", optional).expect_err("another cluster");
+            assert_eq!(e.kind, Kind::Foreign);
+            assert!(e.message.contains(&ours.to_string()), "{e}");
+            assert!(e.message.contains(&theirs.to_string()), "{e}");
+            let e = check(&ours, "9", optional).expect_err("another format");
+            assert!(e.message.contains("format 9") && e.message.contains("format 1"), "{e}");
+        }
+        assert!(check_peer(ours, &HeaderMap::new(), true).is_ok());
+        assert_eq!(
+            check_peer(ours, &HeaderMap::new(), false).expect_err("none").kind,
+            Kind::Foreign
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_are_capped() {
+        let now = Instant::now();
+        let at = |text| deadline(&headers(&[(HEADER_TIMEOUT, text)]), now);
+        assert_eq!(at("250"), Ok(now + Duration::from_millis(250)));
+        assert_eq!(at("99999999999999"), Ok(now + TIMEOUT_MAX));
+        assert_eq!(at("soon").expect_err("no number").kind, Kind::Invalid);
+        assert_eq!(deadline(&HeaderMap::new(), now), Ok(now + TIMEOUT_DEFAULT));
+    }
+}

@@ -1,0 +1,79 @@
+//! What a node answers for itself: who it is, how it does, and its seat in Raft.
+
+use super::{CallContext, Class, Serve};
+use crate::node::Node;
+use crate::process;
+use everhold_proto::codec::FORMAT_VERSION;
+use everhold_proto::rpc::{
+    DiskStatus, GetNodeStatus, Hello, HelloReply, NodeStatus, PrepareLearner, RetireLearner,
+};
+use everhold_proto::{Error, Kind};
+use std::sync::Arc;
+
+impl Serve for Hello {
+    const CLASS: Class = Class::Vital;
+    async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<HelloReply, Error> {
+        Ok(HelloReply {
+            cluster: Some(node.cluster),
+            node: node.registration.node(),
+            format: FORMAT_VERSION,
+            leader: node.leader_address(),
+            pid: std::process::id(),
+        })
+    }
+}
+
+impl Serve for PrepareLearner {
+    const CLASS: Class = Class::Control;
+    async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
+        let id = node.registration.node();
+        let id = id.ok_or_else(|| Error::new(Kind::Retry, "this node has not registered yet"))?;
+        node.raft.prepare(id, self.raft).await
+    }
+}
+
+impl Serve for RetireLearner {
+    const CLASS: Class = Class::Control;
+    async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
+        node.raft.retire(self.raft).await
+    }
+}
+
+impl Serve for GetNodeStatus {
+    const CLASS: Class = Class::Control;
+    async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<NodeStatus, Error> {
+        Ok(node_status(node))
+    }
+}
+
+/// What a node knows of itself.
+pub(super) fn node_status(node: &Node) -> NodeStatus {
+    let role = node.raft.current().map(|c| format!("{:?}", c.status().role).to_lowercase());
+    NodeStatus {
+        node: node.registration.node(),
+        pid: std::process::id(),
+        raft_role: role.unwrap_or_else(|| "none".into()),
+        epoch: node.map.epoch(),
+        disks: disks(node),
+        repair: node.repair_progress(),
+        cpu_seconds: process::cpu_seconds(),
+        resident_bytes: process::resident_bytes(),
+        workers: node.signals.workers(),
+    }
+}
+
+fn disks(node: &Node) -> Vec<DiskStatus> {
+    let status = |disk: &Arc<crate::disk::DiskSeat>| {
+        Some(DiskStatus {
+            disk: disk.id()?,
+            session: disk.session().unwrap_or_default(),
+            path: disk.path.display().to_string(),
+            usage: disk.usage()?,
+            blocks: disk.store.space().blocks,
+            checksum_errors: disk.local().map_or(0, |local| local.progress.bad_blocks())
+                + node.counters.checksum_errors.get(),
+            failed: disk.store.failure(),
+        })
+    };
+    node.disks.iter().filter_map(status).collect()
+}

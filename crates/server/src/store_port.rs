@@ -1,0 +1,119 @@
+//! The block store as the disk's workers see it.
+
+use crate::repair::ports::Store;
+use async_trait::async_trait;
+use bytes::Bytes;
+use everhold_env::Clock;
+use everhold_proto::map::Fullness;
+use everhold_proto::table::BlockEntry;
+use everhold_proto::{BlockId, Error, PgId};
+use everhold_store::{BlockBuf, BlockStat, BlockStore, Compaction, StoreError};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// Counting walks the whole index, so it may take this part of the time at most.
+const COUNT_SHARE: u32 = 20;
+
+/// See the module's words.
+pub(crate) struct StorePort {
+    clock: Clock,
+    store: Arc<BlockStore>,
+    counted: Mutex<Option<Counted>>,
+}
+
+/// Numbers of blocks by PG, and when they are worth counting again.
+struct Counted {
+    pgs: Vec<(PgId, u64)>,
+    total: u64,
+    not_before: Instant,
+}
+
+impl StorePort {
+    /// The port of `store`'s workers.
+    pub(crate) fn new(clock: Clock, store: Arc<BlockStore>) -> Self {
+        StorePort { clock, store, counted: Mutex::new(None) }
+    }
+
+    async fn count(&self) -> Result<Vec<(PgId, u64)>, StoreError> {
+        let mut pgs = Vec::new();
+        for pg in self.store.pgs().await? {
+            let digest = self.store.digest(pg, BlockId::MIN, BlockId::MAX).await?;
+            pgs.push((pg, digest.count));
+        }
+        Ok(pgs)
+    }
+}
+
+fn entry(stat: BlockStat) -> BlockEntry {
+    BlockEntry { id: stat.id, length: stat.length, crc: stat.crc }
+}
+
+#[async_trait]
+impl Store for StorePort {
+    async fn stat(&self, id: BlockId) -> Result<Option<BlockEntry>, Error> {
+        Ok(self.store.stat(id).await?.map(entry))
+    }
+
+    async fn verify(&self, id: BlockId) -> Result<BlockEntry, Error> {
+        Ok(entry(self.store.verify(id).await?))
+    }
+
+    async fn restore(&self, pg: PgId, block: BlockEntry, data: Bytes) -> Result<(), Error> {
+        let buf = BlockBuf::copy_of(&data)?;
+        match self.store.put(block.id, pg, block.crc, buf).await {
+            // A sound copy of other bytes is no copy of this block; a damaged one is replaced by `put`.
+            Err(StoreError::Conflict(_)) => {
+                self.store.delete(&[block.id]).await?;
+                self.store.put(block.id, pg, block.crc, BlockBuf::copy_of(&data)?).await?;
+            }
+            stored => drop(stored?),
+        }
+        Ok(())
+    }
+
+    async fn list(
+        &self,
+        pg: PgId,
+        after: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<BlockEntry>, Error> {
+        Ok(self.store.list(pg, after, limit).await?)
+    }
+
+    async fn pgs(&self) -> Result<Vec<(PgId, u64)>, Error> {
+        let mut counted = self.counted.lock().await;
+        let (started, total) = (self.clock.now(), self.store.space().blocks);
+        if let Some(last) = &*counted
+            && (last.total == total || started < last.not_before)
+        {
+            return Ok(last.pgs.clone());
+        }
+        let pgs = self.count().await?;
+        let ended = self.clock.now();
+        let not_before = ended + (ended - started) * COUNT_SHARE;
+        *counted = Some(Counted { pgs: pgs.clone(), total, not_before });
+        Ok(pgs)
+    }
+
+    async fn delete(&self, ids: &[BlockId]) -> Result<(), Error> {
+        self.store.delete(ids).await?;
+        Ok(())
+    }
+
+    fn fullness(&self) -> Fullness {
+        self.store.space().level
+    }
+
+    async fn compact(&self) -> Result<bool, Error> {
+        match self.store.compact_step().await? {
+            Compaction::Freed { .. } => Ok(true),
+            // The scrub finds damaged copies too, verifies them and reports them.
+            Compaction::Idle | Compaction::Damaged(_) => Ok(false),
+        }
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        Ok(self.store.flush().await?)
+    }
+}
