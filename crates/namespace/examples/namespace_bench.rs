@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release -p everhold-namespace --example namespace_bench -- [FILES]`
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures the real clock")]
+
 use bytes::Bytes;
 use everhold_namespace::{apply, create_root, query, reap, sessions};
 use everhold_proto::apply::Apply;
