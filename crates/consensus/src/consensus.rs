@@ -88,7 +88,12 @@ impl Consensus {
         };
         let trim = upkeep::trim(env.clone(), raft.clone(), log.clone(), config.clone());
         let tasks = vec![
-            env.tasks.spawn(upkeep::flush(env.clone(), host.clone(), config.flush_interval)),
+            env.tasks.spawn(upkeep::flush(
+                env.clone(),
+                host.clone(),
+                log.clone(),
+                config.flush_interval,
+            )),
             env.tasks.spawn(scoped(env, trim)),
             env.tasks.spawn(scoped(env, publish.run())),
         ];

@@ -168,11 +168,12 @@ impl Peer {
     async fn send(
         &self,
         vote: Vote,
+        meta: SnapshotMeta,
         view: Arc<View>,
         limit: Duration,
     ) -> Result<SnapshotResponse<Types>, RPCError<Types>> {
         let transfer = self.env.entropy.u64();
-        let begin = SnapshotMessage::Begin { transfer, vote, meta: view.meta() };
+        let begin = SnapshotMessage::Begin { transfer, vote, meta };
         if let Some(early) = proceed(self.snapshot_call(begin, limit).await?)? {
             return Ok(early);
         }
@@ -285,7 +286,7 @@ impl RaftNetworkV2<Types> for Peer {
         tracing::info!(target = self.target, upto = ?upto.map(|id| id.index), "sending a snapshot");
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = self.send(vote, view, option.soft_ttl()) => sent.map_err(streaming),
+            sent = self.send(vote, snapshot.meta, view, option.soft_ttl()) => sent.map_err(streaming),
         }
     }
 

@@ -18,14 +18,14 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Makes the state durable when the interval has passed or enough was applied.
-pub(crate) async fn flush(env: Env, host: Host, interval: Duration) {
+pub(crate) async fn flush(env: Env, host: Host, log: Log, interval: Duration) {
     loop {
         tokio::select! {
             () = env.clock.sleep(interval) => {}
             () = host.flush_wanted() => {}
         }
-        // A failure has been announced by the host, and it is final.
-        if host.is_dirty() && host.flush().await.is_err() {
+        // A failure has been announced, and it is final.
+        if host.is_dirty() && (host.flush().await.is_err() || log.save_mark().await.is_err()) {
             return;
         }
     }

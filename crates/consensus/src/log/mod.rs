@@ -8,6 +8,7 @@
 mod frame;
 mod identity;
 mod index;
+mod open;
 mod queue;
 mod record;
 mod recover;
@@ -18,19 +19,19 @@ mod tests;
 mod writer;
 
 pub use identity::LogIdentity;
+pub use open::Opening;
 pub(crate) use record::{ENTRY_OVERHEAD, INDEX_MAX};
 
 use crate::fatal::Fatal;
 use crate::types::{Entry, LogId, Types, Vote};
 use crate::{ConsensusConfig, ConsensusError};
 use everhold_env::{Env, Task};
-use everhold_proto::{ClusterId, NodeId};
 use identity::{IdentityFile, Mark};
 use index::{Hole, Index};
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use queue::{Done, Op};
-use record::{Base, Record};
+use record::Base;
 use recover::{Recovered, recover};
 use segment::Segment;
 use std::collections::{BTreeMap, VecDeque};
@@ -45,20 +46,6 @@ use writer::Writer;
 const QUEUED_BYTES_MAX: usize = 32 << 20;
 /// Bytes read from disk for one request for entries.
 const READ_BYTES_MAX: usize = 1 << 20;
-
-/// Whose log to open.
-#[derive(Clone, Copy, Debug)]
-pub enum Opening {
-    /// Create a log for a member that never ran before (its boot counter starts at 1).
-    New(LogIdentity),
-    /// Open the log that is there; it must belong to this cluster and node.
-    Existing {
-        /// The cluster it must belong to.
-        cluster: ClusterId,
-        /// The node it must belong to.
-        node: NodeId,
-    },
-}
 
 /// Entries below it are on stable storage in the state machine, so the log may be purged below it.
 #[derive(Clone, Default)]
@@ -102,8 +89,9 @@ pub(crate) struct Shared {
     room: Notify,
     /// Held while segment files change their names.
     names: tokio::sync::Mutex<()>,
-    /// Held while the identity file is written.
-    identity_file: tokio::sync::Mutex<()>,
+    identity: LogIdentity,
+    /// What the identity file says is durable; held while it is written.
+    saved_mark: tokio::sync::Mutex<Mark>,
     purge_limit: PurgeLimit,
 }
 
@@ -112,6 +100,8 @@ struct State {
     segments: BTreeMap<u64, Segment>,
     queue: VecDeque<Op>,
     queued_bytes: usize,
+    /// Everything up to it is durable.
+    synced: Mark,
     ended: Option<String>,
 }
 
@@ -130,8 +120,8 @@ impl Log {
             .await
             .map_err(ConsensusError::io(format!("create {}", dir.display())))?;
         let mut file = match opening {
-            Opening::New(identity) => create(env, dir, config, identity).await?,
-            Opening::Existing { cluster, node } => existing(env, dir, cluster, node).await?,
+            Opening::New(identity) => open::create(env, dir, config, identity).await?,
+            Opening::Existing { cluster, node } => open::existing(env, dir, cluster, node).await?,
         };
         let recovered = recover(env, dir, file.synced, config.log_cache_bytes).await?;
         file.identity.boot_counter += 1;
@@ -148,12 +138,12 @@ impl Log {
         dir: &Path,
         config: &ConsensusConfig,
         recovered: Recovered,
-        identity: IdentityFile,
+        file: IdentityFile,
         purge_limit: PurgeLimit,
         fatal: Fatal,
     ) -> Result<Log, ConsensusError> {
         let Recovered { index, segments, current, end, sequence } = recovered;
-        let file = segments.get(&current).map(|s| s.file.clone()).ok_or_else(|| {
+        let segment_file = segments.get(&current).map(|s| s.file.clone()).ok_or_else(|| {
             ConsensusError::Incomplete {
                 path: dir.to_owned(),
                 reason: "no segment to append to".into(),
@@ -165,7 +155,14 @@ impl Log {
             purged: index.purged,
             last: index.last,
         };
-        let state = State { index, segments, queue: VecDeque::new(), queued_bytes: 0, ended: None };
+        let state = State {
+            index,
+            segments,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            synced: file.synced,
+            ended: None,
+        };
         let shared = Arc::new(Shared {
             env: env.clone(),
             dir: dir.to_owned(),
@@ -175,18 +172,18 @@ impl Log {
             work: Notify::new(),
             room: Notify::new(),
             names: tokio::sync::Mutex::new(()),
-            identity_file: tokio::sync::Mutex::new(()),
+            identity: file.identity,
+            saved_mark: tokio::sync::Mutex::new(file.synced),
             purge_limit,
         });
         shared.prepare_spare();
         let writer = Writer {
             shared: shared.clone(),
-            file,
+            file: segment_file,
             segment: current,
             offset: end,
             sequence,
             written,
-            identity,
             buffer: None,
         };
         let task = env.tasks.spawn(writer.run());
@@ -214,6 +211,12 @@ impl Log {
             .take_while(|(n, s)| **n != newest && s.last_index.is_none_or(|i| i <= wanted));
         let upto = whole.filter_map(|(_, s)| s.last_index).max()?;
         (state.index.purged.is_none_or(|p| p.index < upto)).then_some(upto)
+    }
+
+    /// Records how far the log is durable, so that damage below that point shows at the next start.
+    pub(crate) async fn save_mark(&self) -> io::Result<()> {
+        let saved = self.shared.save_mark().await;
+        saved.inspect_err(|e| self.shared.fatal.trip(format!("raft identity: {e}")))
     }
 
     /// Writes what waits and ends the writer.
@@ -307,6 +310,17 @@ impl Shared {
         answer.await.unwrap_or_else(|_| Err(io::Error::other("the raft log has ended")))
     }
 
+    async fn save_mark(&self) -> io::Result<()> {
+        let mut saved = self.saved_mark.lock().await;
+        let synced = self.state.lock().synced;
+        if synced > *saved {
+            let file = IdentityFile { identity: self.identity, synced };
+            file.write(&self.env, &self.dir).await?;
+            *saved = synced;
+        }
+        Ok(())
+    }
+
     /// Waits for requests and takes all of them.
     async fn next_ops(&self) -> VecDeque<Op> {
         loop {
@@ -371,64 +385,4 @@ impl From<Hole> for io::Error {
     fn from(hole: Hole) -> Self {
         io::Error::new(io::ErrorKind::InvalidInput, hole)
     }
-}
-
-async fn existing(
-    env: &Env,
-    dir: &Path,
-    cluster: ClusterId,
-    node: NodeId,
-) -> Result<IdentityFile, ConsensusError> {
-    let path = dir.join(identity::FILE_NAME);
-    let Some(file) = IdentityFile::read(env, dir).await? else {
-        return Err(ConsensusError::Incomplete { path, reason: "there is no identity".into() });
-    };
-    let found = file.identity;
-    if (found.cluster, found.node) != (cluster, node) {
-        let name = |c: ClusterId, n: NodeId| format!("node {n} of cluster {c}");
-        return Err(ConsensusError::Foreign {
-            path,
-            found: name(found.cluster, found.node),
-            wanted: name(cluster, node),
-        });
-    }
-    Ok(file)
-}
-
-/// Makes the first segment, then the identity: the other way round a crash between the two would
-/// leave an identity without its log.
-async fn create(
-    env: &Env,
-    dir: &Path,
-    config: &ConsensusConfig,
-    identity: LogIdentity,
-) -> Result<IdentityFile, ConsensusError> {
-    let failed = || ConsensusError::io(format!("create a raft log in {}", dir.display()));
-    if IdentityFile::read(env, dir).await?.is_some() {
-        return Err(ConsensusError::Exists(dir.to_owned()));
-    }
-    let leftover = segment::list(env, dir).await.map_err(failed())?;
-    if leftover.iter().any(|n| *n != 1) || (leftover == [1] && !is_unused(env, dir).await?) {
-        let reason = "there is a log but no identity".into();
-        return Err(ConsensusError::Incomplete { path: dir.to_owned(), reason });
-    }
-    let file = segment::create(env, dir, 1, config.segment_bytes).await.map_err(failed())?;
-    let mut payload = Vec::new();
-    record::encode(&Record::Base(Base::default()), &mut payload);
-    let first = frame::encode(1, 1, 0, &payload, None);
-    let synced = Mark { segment: 1, end: first.len() as u64 };
-    file.write_at(0, first).await.map_err(failed())?;
-    file.sync_data().await.map_err(failed())?;
-    let created = IdentityFile { identity: LogIdentity { boot_counter: 0, ..identity }, synced };
-    created.write(env, dir).await.map_err(failed())?;
-    Ok(created)
-}
-
-/// Whether segment 1 is what an interrupted creation leaves: nothing but its base.
-async fn is_unused(env: &Env, dir: &Path) -> Result<bool, ConsensusError> {
-    let image = segment::Image::read(env, dir, 1).await?;
-    Ok(match image.frame_at(0, None) {
-        Some((header, _)) => !image.has_frame_after(0, header.sequence),
-        None => !image.has_frame_after(0, 0),
-    })
 }

@@ -5,7 +5,7 @@ use crate::types::{Command, LeaderId};
 use bytes::Bytes;
 use everhold_env::disk::{Fault, SimDisk};
 use everhold_env::{Clock, Entropy, Net, Tasks};
-use everhold_proto::RaftId;
+use everhold_proto::{ClusterId, NodeId, RaftId};
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, type_config::TypeConfigExt};
 use proptest::prelude::*;
@@ -295,24 +295,29 @@ fn damage_below_the_synced_end_is_refused() {
     }
 }
 
-/// Even the very last frame: the identity file knows how far the log was synced when it was closed.
+/// Even the very last frame: the identity file knows how far the log was synced when it was last saved.
 #[test]
 fn damage_of_the_last_frame_is_refused() {
-    run(async {
-        let (disk, log) = filled().await;
-        let end = *log.shared.state.lock().segments.keys().last().unwrap();
-        log.close().await.unwrap();
-        let path = segment::path(Path::new(DIR), end);
-        let image = segment::Image::read(&env(&disk), Path::new(DIR), end).await.unwrap();
-        let mut offset = 0;
-        let mut last = 0;
-        while let Some((header, _)) = image.frame_at(offset, None) {
-            last = offset;
-            offset += header.frame_bytes() as u64;
-        }
-        disk.inject(Fault::BitFlip { path, offset: last + 60, bit: 0 });
-        assert!(matches!(open(&disk, existing()).await, Err(ConsensusError::Corrupt { .. })));
-    });
+    for closed in [true, false] {
+        run(async {
+            let (disk, log) = filled().await;
+            match closed {
+                true => log.close().await.unwrap(),
+                false => log.save_mark().await.unwrap(),
+            }
+            disk.crash(None);
+            let newest = *log.shared.state.lock().segments.keys().last().unwrap();
+            let image = segment::Image::read(&env(&disk), Path::new(DIR), newest).await.unwrap();
+            let (mut last, mut offset) = (0, 0);
+            while let Some((header, _)) = image.frame_at(offset, None) {
+                last = offset;
+                offset += header.frame_bytes() as u64;
+            }
+            let path = segment::path(Path::new(DIR), newest);
+            disk.inject(Fault::BitFlip { path, offset: last + 60, bit: 0 });
+            assert!(matches!(open(&disk, existing()).await, Err(ConsensusError::Corrupt { .. })));
+        });
+    }
 }
 
 /// "No log, no id": neither part of a replica is accepted without the other.

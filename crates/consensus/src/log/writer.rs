@@ -6,7 +6,7 @@
 
 use super::Shared;
 use super::frame::{self, frame_bytes};
-use super::identity::{IdentityFile, Mark};
+use super::identity::Mark;
 use super::index::FrameRef;
 use super::queue::{Completion, Op};
 use super::record::{self, Base, Record};
@@ -90,7 +90,6 @@ pub(super) struct Writer {
     pub(super) sequence: u64,
     /// The log's state as far as it is written, for the first record of the next segment.
     pub(super) written: Base,
-    pub(super) identity: IdentityFile,
     pub(super) buffer: Option<AlignedBuf>,
 }
 
@@ -110,7 +109,7 @@ impl Writer {
                 Err(e) => return self.fail(e, completions, pending),
             }
             if close {
-                let result = self.save_mark().await;
+                let result = self.shared.save_mark().await;
                 return self.shared.end(pending, result.err());
             }
         }
@@ -188,6 +187,7 @@ impl Writer {
         self.buffer = (buffer.capacity() <= 1 << 20).then_some(buffer);
         self.offset += bytes as u64;
         self.sequence += 1;
+        self.shared.state.lock().synced = Mark { segment: self.segment, end: self.offset };
         Ok(bytes)
     }
 
@@ -205,17 +205,9 @@ impl Writer {
         let segment = Segment { file: self.file.clone(), last_index: None };
         shared.state.lock().segments.insert(number, segment);
         drop(_names);
-        self.save_mark().await?;
+        self.shared.save_mark().await?;
         shared.prepare_spare();
         Ok(())
-    }
-
-    /// Records in the identity file how far the log is durable.
-    async fn save_mark(&mut self) -> io::Result<()> {
-        let mark = Mark { segment: self.segment, end: self.offset };
-        let _file = self.shared.identity_file.lock().await;
-        self.identity.synced = mark;
-        self.identity.write(&self.shared.env, &self.shared.dir).await
     }
 
     /// Brings memory up to what is now durable.

@@ -103,7 +103,8 @@ impl RaftStateMachine<Types> for Host {
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let view = self.view().map_err(|e| self.fail(e))?;
-        Ok((view.applied, view.membership))
+        let membership = view.membership().map_err(|e| self.fail(e))?;
+        Ok((view.applied, membership))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -144,12 +145,12 @@ impl RaftStateMachine<Types> for Host {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let view = self.view().map_err(|e| self.fail(e))?;
-        Ok(view.applied.is_some().then(|| live(view)))
+        view.applied.is_some().then(|| live(view)).transpose().map_err(|e| self.fail(e))
     }
 }
 
-fn live(view: View) -> Snapshot {
-    Snapshot { meta: view.meta(), snapshot: SnapshotData::Live(Arc::new(view)) }
+fn live(view: View) -> KvResult<Snapshot> {
+    Ok(Snapshot { meta: view.meta()?, snapshot: SnapshotData::Live(Arc::new(view)) })
 }
 
 /// Builds a snapshot: makes durable what the view shows, so that the log may be purged up to it.
@@ -167,6 +168,6 @@ impl RaftSnapshotBuilder<Types> for Builder {
             Err(io::Error::other("the snapshot was built already")),
         )?;
         self.host.flush().await?;
-        Ok(live(view))
+        live(view).map_err(|e| self.host.fail(e))
     }
 }

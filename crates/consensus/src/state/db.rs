@@ -12,7 +12,8 @@ use everhold_env::Env;
 use everhold_proto::codec;
 use everhold_proto::kv::{KvError, KvResult};
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
 };
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ pub(crate) struct StateDb {
 pub(crate) struct View {
     pub(super) kv: ReadKv,
     pub applied: Option<LogId>,
-    pub membership: StoredMembership,
+    meta: ReadOnlyTable<Bytes, Bytes>,
 }
 
 pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
@@ -157,9 +158,15 @@ impl StateDb {
         let txn = self.db.begin_read().map_err(engine)?;
         let meta = txn.open_table(META).map_err(engine)?;
         let applied = row(&meta, APPLIED)?;
-        let membership = row(&meta, MEMBERSHIP)?.unwrap_or_default();
         let kv = ReadKv(txn.open_table(STATE).map_err(engine)?);
-        Ok(View { kv, applied, membership })
+        Ok(View { kv, applied, meta })
+    }
+}
+
+impl View {
+    /// The membership at that point.
+    pub(crate) fn membership(&self) -> KvResult<StoredMembership> {
+        Ok(row(&self.meta, MEMBERSHIP)?.unwrap_or_default())
     }
 }
 

@@ -73,8 +73,8 @@ impl View {
         Ok(chunk)
     }
 
-    pub(crate) fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
+    pub(crate) fn meta(&self) -> KvResult<SnapshotMeta> {
+        Ok(SnapshotMeta { last_log_id: self.applied, last_membership: self.membership()? })
     }
 }
 
