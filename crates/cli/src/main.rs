@@ -1,2 +1,88 @@
-//! The `everhold` binary.
-fn main() {}
+//! The `everhold` binary: arguments in, exit code out. Reading order: [`args`] for what there is,
+//! [`exit`] for how it ends, [`local`] for clusters on this machine, then the commands.
+
+mod args;
+mod bench;
+mod connect;
+mod context;
+mod demo;
+mod exit;
+mod fs;
+mod generated;
+mod interrupt;
+mod local;
+mod node;
+mod output;
+mod server;
+mod status;
+mod up;
+mod views;
+
+use crate::args::{Cli, Command, PgCommand, RepairCommand};
+use crate::exit::CliResult;
+use clap::Parser;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli.command);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Server(args) = &cli.command
+        && let Some(threads) = args.threads
+    {
+        runtime.worker_threads(threads.max(1));
+    }
+    let runtime = match runtime.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("everhold: no runtime: {e}\nhint: check the limits on threads and memory");
+            return ExitCode::FAILURE;
+        }
+    };
+    let json = cli.global.json;
+    // The command runs on the main thread: servers that it starts live as long as this thread.
+    let result = runtime.block_on(run(cli));
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = if json { error.to_json().to_string() } else { error.to_string() };
+            // A closed standard error leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{text}");
+            error.exit.into()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> CliResult {
+    let global = cli.global;
+    match cli.command {
+        Command::Server(args) => server::run(args).await,
+        Command::Up(args) => up::run(args, global.json).await,
+        Command::Demo(args) => demo::run(args, global.json).await,
+        Command::Fs(command) => fs::run(command, &global).await,
+        Command::Status => status::run(&global).await,
+        Command::Node(command) => node::run(command, &global).await,
+        Command::Pg(PgCommand::Ls) => views::pgs(&global).await,
+        Command::Repair(RepairCommand::Ls) => views::repair(&global).await,
+        Command::Events { limit } => views::events(&global, limit).await,
+        Command::Bench(args) => bench::run(args, &global).await,
+    }
+}
+
+/// Logs go to standard error: of a server everything of note, of other commands only warnings.
+fn start_log(command: &Command) {
+    let default = match command {
+        Command::Server(_) => "info",
+        _ => "error",
+    };
+    let filter =
+        EnvFilter::try_from_env("EVERHOLD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

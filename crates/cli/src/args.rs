@@ -1,0 +1,365 @@
+//! The command line: what there is to say, and nothing about how it is done. Raw flags become
+//! validated values here, so that the commands never see a text that is not a size or an id.
+
+use clap::{Args, Parser, Subcommand};
+use everhold_proto::{ByteSize, NodeId};
+use std::path::PathBuf;
+
+/// A distributed file system that keeps files readable, writable and safe while machines fail.
+#[derive(Debug, Parser)]
+#[command(name = "everhold", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Start with `everhold up`, then `everhold fs put FILE /FILE` in another terminal.
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 cluster unreachable, 5 busy or timed out,
+6 data corrupt or lost, 7 no space, 8 exists or changed meanwhile, 9 foreign cluster or format, 130 interrupted.";
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Addresses of some nodes; without it, the cluster that `everhold up` started last
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        env = "EVERHOLD_CLUSTER"
+    )]
+    pub(crate) cluster: Vec<String>,
+    /// Print JSON for machines
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one node: it stores blocks, and keeps metadata if the cluster chooses it
+    Server(ServerArgs),
+    /// Run a local cluster of real server processes until Ctrl-C
+    Up(UpArgs),
+    /// Show that files survive killed nodes: a fresh cluster, real input, two SIGKILLs, a report
+    Demo(DemoArgs),
+    /// Work with files in the cluster
+    #[command(subcommand)]
+    Fs(FsCommand),
+    /// State of the cluster: nodes, leader, redundancy, findings
+    Status,
+    /// Nodes: list, start, stop, maintenance
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Placement groups
+    #[command(subcommand)]
+    Pg(PgCommand),
+    /// Repair: what is not fully redundant
+    #[command(subcommand)]
+    Repair(RepairCommand),
+    /// The last transitions of nodes, disks and placement groups
+    Events {
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Measure throughput and cost beside what disk and network can do
+    Bench(BenchArgs),
+}
+
+/// `everhold server`.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Data directory of this node
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7600")]
+    pub(crate) listen: String,
+    /// The address that others reach this node at; without it, the one it listens on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// Join the cluster of these nodes
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', conflicts_with = "bootstrap")]
+    pub(crate) join: Vec<String>,
+    /// Create a new cluster with this node as its first
+    #[arg(long)]
+    pub(crate) bootstrap: bool,
+    /// Copies of each block in a new cluster
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub(crate) copies: u8,
+    /// Region label
+    #[arg(long, default_value = "")]
+    pub(crate) region: String,
+    /// Zone label: copies are spread over zones
+    #[arg(long, default_value = "")]
+    pub(crate) zone: String,
+    /// Rack label
+    #[arg(long, default_value = "")]
+    pub(crate) rack: String,
+    /// Host label
+    #[arg(long, default_value = "")]
+    pub(crate) host: String,
+    /// Most bytes to store; without it, what the file system has
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<ByteSize>,
+    /// Size of the block store's segment files
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) segment_size: Option<ByteSize>,
+    /// Worker threads; without it, one per core
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+/// `everhold up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Number of nodes of a new cluster (an existing one keeps its number) [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) nodes: Option<u32>,
+    /// Number of zones of a new cluster [default: 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) zones: Option<u32>,
+    /// Where the data is kept [default: ~/.local/share/everhold/cluster]
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Copies of each block in a new cluster [default: 3, or the number of nodes if that is less]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub(crate) copies: Option<u8>,
+    /// First port of a new cluster; without it, free ones are taken
+    #[arg(long)]
+    pub(crate) port_base: Option<u16>,
+    /// Most bytes that each node stores
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<ByteSize>,
+    /// Size of the block store's segment files
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) segment_size: Option<ByteSize>,
+    /// Leave the nodes running in the background and return (`everhold node stop` ends them)
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+/// `everhold demo`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// What to copy in; without it, the source tree this was built from and generated data
+    pub(crate) path: Option<PathBuf>,
+    /// Bytes of generated data [default: 512MiB without PATH, none with it]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<ByteSize>,
+    /// Number of nodes
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(4..=64))]
+    pub(crate) nodes: u32,
+    /// Number of zones
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) zones: u32,
+    /// Keep the cluster's data in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Give up waiting for full redundancy after so many seconds
+    #[arg(long, default_value_t = 600)]
+    pub(crate) repair_timeout: u64,
+}
+
+/// `everhold bench`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Bytes of the sequential stream
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) size: ByteSize,
+    /// Number of small files
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) files: u32,
+    /// Number of parallel clients
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) clients: u32,
+    /// Measure a temporary cluster of five local nodes instead of the one in use
+    #[arg(long)]
+    pub(crate) temp: bool,
+    /// Directory for the disk's own rate [default: that of the local cluster, else the temporary one]
+    #[arg(long)]
+    pub(crate) disk_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) mode: Option<BenchMode>,
+}
+
+/// Special measurements.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum BenchMode {
+    /// Resident memory of a node that is idle with many small blocks
+    IdleMemory {
+        /// Number of blocks
+        #[arg(long, default_value_t = 1_000_000)]
+        blocks: u64,
+    },
+}
+
+/// `everhold node`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// All nodes
+    Ls,
+    /// Start a stopped node of the local cluster
+    Start {
+        /// The node, such as 3 or n3
+        node: NodeId,
+    },
+    /// Stop a node of the local cluster
+    Stop {
+        /// The node, such as 3 or n3
+        node: NodeId,
+        /// End it at once (SIGKILL) instead of asking (SIGTERM)
+        #[arg(long)]
+        kill: bool,
+    },
+    /// Nothing is rebuilt while a node in maintenance is away
+    Maintenance {
+        /// The node, such as 3 or n3
+        node: NodeId,
+        /// Switch it on or off
+        #[arg(value_parser = ["on", "off"])]
+        mode: String,
+    },
+}
+
+/// `everhold pg`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PgCommand {
+    /// All placement groups and their members
+    Ls,
+}
+
+/// `everhold repair`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RepairCommand {
+    /// Placement groups that are not fully redundant, the riskiest first
+    Ls,
+}
+
+/// `everhold fs`. Paths in the cluster are absolute: `/a/b`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FsCommand {
+    /// List a directory
+    Ls {
+        /// Long form: kind, mode, links, owner, size, time
+        #[arg(short, long)]
+        long: bool,
+        /// What to list
+        #[arg(default_value = "/")]
+        paths: Vec<String>,
+    },
+    /// Show a directory as a tree
+    Tree {
+        /// Where to begin
+        #[arg(default_value = "/")]
+        path: String,
+        /// How deep to go
+        #[arg(short = 'L', long, default_value_t = usize::MAX, hide_default_value = true)]
+        depth: usize,
+    },
+    /// Attributes, policy and durability of files
+    Stat {
+        /// Which
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Write files to standard output
+    Cat {
+        /// Which
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Copy local files or trees into the cluster; `-` is standard input
+    Put {
+        /// Local files or directories, then the target: `put FILE… /DIR` or `put FILE /NAME`
+        #[arg(required = true, num_args = 2.., value_name = "LOCAL… REMOTE")]
+        paths: Vec<PathBuf>,
+        /// Files transferred at once
+        #[arg(short, long, default_value_t = 64)]
+        jobs: usize,
+    },
+    /// Copy a file or tree out of the cluster; `-` is standard output
+    Get {
+        /// In the cluster
+        remote: String,
+        /// Local target
+        #[arg(default_value = ".")]
+        local: PathBuf,
+        /// Files transferred at once
+        #[arg(short, long, default_value_t = 64)]
+        jobs: usize,
+    },
+    /// Copy within the cluster
+    Cp {
+        /// Directories too
+        #[arg(short, long)]
+        recursive: bool,
+        /// From
+        from: String,
+        /// To
+        to: String,
+    },
+    /// Move or rename
+    Mv {
+        /// Fail when the target exists
+        #[arg(short, long)]
+        no_clobber: bool,
+        /// From
+        from: String,
+        /// To
+        to: String,
+    },
+    /// Remove
+    Rm {
+        /// Directories and all they hold
+        #[arg(short, long)]
+        recursive: bool,
+        /// Missing ones are no error
+        #[arg(short, long)]
+        force: bool,
+        /// What
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Create directories
+    Mkdir {
+        /// Parents too; existing ones are no error
+        #[arg(short, long)]
+        parents: bool,
+        /// Which
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Link: another name for a file, or a symbolic link
+    Ln {
+        /// Symbolic
+        #[arg(short, long)]
+        symbolic: bool,
+        /// What the link points to
+        target: String,
+        /// The new name
+        link: String,
+    },
+    /// Space used by files and trees
+    Du {
+        /// Only the total of each argument
+        #[arg(short, long)]
+        summarize: bool,
+        /// In bytes
+        #[arg(short, long)]
+        bytes: bool,
+        /// Which
+        #[arg(default_value = "/")]
+        paths: Vec<String>,
+    },
+    /// Space of the cluster and its disks
+    Df {
+        /// In bytes
+        #[arg(short, long)]
+        bytes: bool,
+    },
+}

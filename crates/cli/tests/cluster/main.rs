@@ -1,0 +1,13 @@
+//! Whole clusters of real processes, driven through the built binary. Few and slow; they take turns.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod damage;
+mod full;
+mod hostile;
+mod identity;
+mod leaders;
+mod outage;
+mod power;
+mod smoke;
