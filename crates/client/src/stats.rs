@@ -120,7 +120,7 @@ fn bucket(micros: u64) -> usize {
     let micros = micros.max(1);
     let doubling = micros.ilog2() as usize;
     let rest = micros - (1 << doubling);
-    let sub = (u128::from(rest) * SUB as u128 >> doubling) as usize;
+    let sub = ((u128::from(rest) * SUB as u128) >> doubling) as usize;
     (doubling * SUB + sub).min(BUCKETS - 1)
 }
 

@@ -148,11 +148,11 @@ impl Copy {
 
     async fn entry(&mut self, parent: InodeId, name: Name, attr: Attr) {
         if attr.kind == FileKind::File {
-            self.progress.found(attr.size);
             if self.options.hard_links && attr.nlink > 1 && !self.first.insert(attr.inode) {
                 self.further.push((attr.inode, parent, name));
                 return;
             }
+            self.progress.found(attr.size);
         }
         let (client, progress) = (self.client.clone(), self.progress.clone());
         let (options, linked) = (self.options.clone(), self.linked.clone());

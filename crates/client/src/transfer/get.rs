@@ -113,11 +113,11 @@ impl Get {
     /// Starts to get what is no directory.
     async fn entry(&mut self, path: PathBuf, attr: Attr) {
         if attr.kind == FileKind::File {
-            self.progress.found(attr.size);
             if self.options.hard_links && attr.nlink > 1 && !self.first.insert(attr.inode) {
                 self.further.push((attr.inode, path));
                 return;
             }
+            self.progress.found(attr.size);
         }
         let (client, progress) = (self.client.clone(), self.progress.clone());
         let (options, linked) = (self.options.clone(), self.linked.clone());

@@ -129,11 +129,11 @@ impl Put {
     async fn entry(&mut self, parent: InodeId, entry: LocalEntry) {
         let facts = entry.facts;
         if facts.kind == FileKind::File {
-            self.progress.found(facts.size);
             if self.options.hard_links && facts.links > 1 && !self.first.insert(facts.id) {
                 self.further.push((parent, entry));
                 return;
             }
+            self.progress.found(facts.size);
         }
         let (client, progress) = (self.client.clone(), self.progress.clone());
         let (options, linked) = (self.options.clone(), self.linked.clone());

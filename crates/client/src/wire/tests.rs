@@ -252,7 +252,7 @@ async fn a_block_is_put() {
 /// A whole block and a range of one arrive verified.
 #[tokio::test]
 async fn blocks_are_read_and_verified() {
-    let block: Vec<u8> = (0..limits::BLOCK_BYTES_MAX).map(|i| (i * 31 >> 8) as u8).collect();
+    let block: Vec<u8> = (0..limits::BLOCK_BYTES_MAX).map(|i| ((i * 31) >> 8) as u8).collect();
     let whole = block.clone();
     let server = serve(move |_, head, _| {
         let part =

@@ -1,0 +1,126 @@
+//! Files of all sizes, written and read in every way.
+
+use crate::world::{World, content};
+use everhold_client::{Client, ClientOptions, CreateOptions};
+use everhold_proto::fs::FsError;
+use std::sync::Arc;
+
+const MIB: usize = 1 << 20;
+
+async fn get(client: &Arc<Client>, path: &str) -> bytes::Bytes {
+    client.get(path, 1 << 30).await.unwrap()
+}
+
+/// Around every limit: inline, one block, several blocks, direct and hidden.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_all_sizes_come_back() {
+    let world = World::new(4).await;
+    let client = world.client().await;
+    for (n, size) in [0, 1, 8192, 8193, 4 * MIB, 4 * MIB + 1, 70 * MIB].into_iter().enumerate() {
+        let (path, data) = (format!("/f{n}"), content(n as u64, size));
+        let attr = client.put(&path, data.clone(), CreateOptions::default()).await.unwrap();
+        assert_eq!(attr.size, size as u64);
+        let mut reader = client.read_file(&path).await.unwrap();
+        let mut found = Vec::new();
+        while let Some(chunk) = reader.next_chunk().await.unwrap() {
+            found.extend_from_slice(&chunk);
+        }
+        assert!(data == found, "{size} bytes come back as they were");
+        if size > 100 {
+            let (from, to) = (size / 3, size / 3 + size / 2);
+            let part = reader.read_at(from as u64, to - from).await.unwrap();
+            assert!(part == data[from..to]);
+        }
+    }
+    let names = client.list("/").await.unwrap();
+    assert_eq!(names.len(), 7, "no hidden file is left: {names:?}");
+    let stats = client.stats();
+    assert_eq!((stats.degraded, stats.rewrites, stats.put.errors), (0, 0, 0));
+    client.close().await.unwrap();
+}
+
+/// A file is replaced as a whole, and a writer that is dropped leaves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replacement_is_atomic_and_unfinished_writes_leave_nothing() {
+    let world = World::new(3).await;
+    let options = ClientOptions { buffers: 4, ..ClientOptions::default() };
+    let client = world.client_with(options).await;
+    let old = content(1, 100);
+    client.put("/f", old.clone(), CreateOptions::default()).await.unwrap();
+    let mut writer = client.create("/f", CreateOptions::default()).await.unwrap();
+    // More than the memory of this client: it grows under a hidden name.
+    for n in 0..10 {
+        writer.write(&content(n, 4 * MIB)).await.unwrap();
+    }
+    assert_eq!(get(&client, "/f").await, old, "not visible before the end");
+    assert_eq!(client.list("/").await.unwrap().len(), 2);
+    drop(writer);
+    for _ in 0..500 {
+        if client.list("/").await.unwrap().len() == 1 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(client.list("/").await.unwrap().len(), 1);
+    assert_eq!(get(&client, "/f").await, old);
+    let only_new = CreateOptions { replace: false, ..CreateOptions::default() };
+    let e = client.put("/f", content(2, 10), only_new).await.unwrap_err();
+    assert!(e.is_exists(), "{e}");
+}
+
+/// Ranges are overwritten, appended and cut, with holes in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_are_written() {
+    let world = World::new(3).await;
+    let client = world.client().await;
+    client.put("/f", content(1, 5 * MIB), CreateOptions::default()).await.unwrap();
+    let mut model = content(1, 5 * MIB).to_vec();
+    let writes = [(100usize, 50usize), (4 * MIB - 10, 20_000), (6 * MIB, 9 * MIB), (20 * MIB, 7)];
+    for (n, (offset, length)) in writes.into_iter().enumerate() {
+        let data = content(100 + n as u64, length);
+        client.write_at("/f", offset as u64, data.clone()).await.unwrap();
+        model.resize(model.len().max(offset + length), 0);
+        model[offset..offset + length].copy_from_slice(&data);
+    }
+    for length in [10, 5 * MIB] {
+        let data = content(length as u64, length);
+        client.append("/f", data.clone()).await.unwrap();
+        model.extend_from_slice(&data);
+    }
+    assert!(get(&client, "/f").await == model);
+    client.truncate("/f", 3 * MIB as u64).await.unwrap();
+    client.truncate("/f", 4 * MIB as u64).await.unwrap();
+    model.truncate(3 * MIB);
+    model.resize(4 * MIB, 0);
+    assert!(get(&client, "/f").await == model);
+    let part = client.read_at("/f", 3 * MIB as u64 - 5, 10).await.unwrap();
+    assert!(part == model[3 * MIB - 5..3 * MIB + 5]);
+}
+
+/// A version whose blocks are gone is never mixed with the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_never_mixes_versions() {
+    let world = World::new(3).await;
+    let client = world.client().await;
+    let (old, new) = (content(1, 80 * MIB), content(2, 80 * MIB));
+    client.put("/f", old.clone(), CreateOptions::default()).await.unwrap();
+    let inode = client.stat("/f").await.unwrap().inode;
+    let mut stream = client.read_file("/f").await.unwrap();
+    let mut random = client.read_file("/f").await.unwrap();
+    assert!(stream.next_chunk().await.unwrap().is_some());
+    let old_blocks: Vec<_> =
+        world.state.lock().disks.values().flat_map(|d| d.keys().copied()).collect();
+    client.write_inode(inode, 0, new.clone()).await.unwrap();
+    for blocks in world.state.lock().disks.values_mut() {
+        blocks.retain(|id, _| !old_blocks.contains(id));
+    }
+    let e = loop {
+        match stream.next_chunk().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended as if nothing had happened"),
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(e.fs(), Some(FsError::Stale { .. })), "{e}");
+    assert!(random.read_at(0, 80 * MIB).await.unwrap() == new);
+}

@@ -1,0 +1,6 @@
+//! The client against a whole cluster in one process, with nodes that fail on purpose.
+
+mod faults;
+mod files;
+mod trees;
+mod world;
