@@ -179,6 +179,7 @@ async fn open_index(
     };
     let index = index.map_err(|e| match e {
         IndexError::InUse => StoreError::InUse,
+        IndexError::Closed => StoreError::Closed,
         IndexError::Damaged(reason) | IndexError::Failed(reason) => StoreError::Failed(reason),
     })?;
     env.disk.sync_dir(dir).await.map_err(StoreError::io("sync a directory"))?;

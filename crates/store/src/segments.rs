@@ -2,6 +2,7 @@
 //! Pure; the changes come from the writer and from recovery.
 
 use crate::config::RESERVE_SEGMENTS;
+use crate::format::HEADER_BYTES;
 
 /// What a segment file is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,13 +189,16 @@ impl Segments {
         if let Some((slot, _)) = candidates().find(|(_, segment)| segment.shadowed) {
             return Some(slot);
         }
-        let (slot, segment) = candidates().min_by_key(|(_, segment)| segment.live_bytes)?;
+        let dead = |s: &Segment| s.end.saturating_sub(s.live_bytes);
+        let (slot, segment) = candidates().max_by_key(|(_, segment)| dead(segment))?;
         let live_percent_max = match self.available() {
             free if free <= RESERVE_SEGMENTS + 1 => 95,
             free if free * 10 < self.count_max => 80,
             _ => 50,
         };
-        let is_worth = segment.live_bytes * 100 <= self.segment_bytes * live_percent_max;
-        is_worth.then_some(slot)
+        let is_sparse = segment.live_bytes * 100 <= self.segment_bytes * live_percent_max;
+        // A segment that is only badly filled (the next record was too long) gains nothing.
+        let dead_bytes = segment.end.saturating_sub(HEADER_BYTES as u64 + segment.live_bytes);
+        (is_sparse && dead_bytes * 16 >= self.segment_bytes).then_some(slot)
     }
 }

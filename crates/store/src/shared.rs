@@ -91,6 +91,9 @@ impl Shared {
 
     /// Ends the store because of its index. A damaged one is made anew when the store next opens.
     pub(crate) async fn fail_index(&self, error: IndexError) -> StoreError {
+        if matches!(error, IndexError::Closed) {
+            return StoreError::Closed;
+        }
         if matches!(error, IndexError::Damaged(_)) {
             let marker = self.dir.join(crate::recover::REBUILD_MARKER);
             if let Err(e) = self.env.disk.write_atomic(&marker, b"damaged").await {

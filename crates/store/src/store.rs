@@ -351,7 +351,13 @@ impl BlockStore {
             writer.join().await;
         }
         drop(self.maintenance.lock().take());
-        self.shared.flush_index().await
+        let flushed = self.shared.flush_index().await;
+        let index = self.shared.index.clone();
+        self.shared.env.tasks.blocking(move || index.close()).await;
+        match flushed {
+            Err(StoreError::Closed) => Ok(()), // it was closed before
+            other => other,
+        }
     }
 }
 
@@ -369,6 +375,28 @@ async fn maintain(shared: Arc<Shared>) {
                 Ok(()) | Err(StoreError::Full) => {}
                 Err(error) => tracing::warn!(dir = %shared.dir.display(), %error, "maintenance"),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+impl BlockStore {
+    /// invariant: the counts of the segments are those of the blocks that the index places there.
+    pub(crate) fn audit(&self) {
+        let catalog = self.shared.catalog.lock();
+        let snapshot = self.shared.index.snapshot().unwrap();
+        for (slot, segment) in catalog.segments.iter() {
+            let mut live: std::collections::BTreeMap<_, _> =
+                snapshot.in_segment(slot).unwrap().into_iter().collect();
+            for (id, change) in catalog.layers().iter().flat_map(|layer| layer.iter()) {
+                match change {
+                    Change::Put(entry) if entry.place.slot == slot => live.insert(id, entry),
+                    Change::Put(_) | Change::Delete(_) => live.remove(&id),
+                };
+            }
+            let bytes: u64 = live.values().map(Entry::record_bytes).sum();
+            let counted = (segment.live_blocks as usize, segment.live_bytes);
+            assert_eq!(counted, (live.len(), bytes), "segment {slot}: {segment:?}");
         }
     }
 }

@@ -13,10 +13,13 @@ use image::Inode;
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use redb::BackendError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Something that goes wrong.
@@ -154,7 +157,7 @@ impl SimDisk {
             None => return Err(io::ErrorKind::NotFound.into()),
         };
         let (life, tree, sync_delay) = (tree.life, self.tree.clone(), self.sync_delay);
-        Ok(SimFile { tree, inode, life, sync_delay })
+        Ok(SimFile { tree, inode, life, sync_delay, is_owner: AtomicBool::new(false) })
     }
 
     async fn delay(&self) {
@@ -327,6 +330,14 @@ struct SimFile {
     inode: Arc<Mutex<Inode>>,
     life: u64,
     sync_delay: Duration,
+    /// Holds the lock of the whole file.
+    is_owner: AtomicBool,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.unlock();
+    }
 }
 
 impl std::fmt::Debug for SimFile {
@@ -379,6 +390,26 @@ impl SimFile {
         tree.count_change()?;
         self.inode.lock().set_len(len);
         tree.check_power()
+    }
+
+    /// Takes the lock of the whole file, unless another handle of this life has it.
+    fn lock(&self) -> bool {
+        let mut inode = self.inode.lock();
+        match inode.locked_in {
+            Some(life) if life == self.life => false,
+            _ => {
+                inode.locked_in = Some(self.life);
+                self.is_owner.store(true, Ordering::Relaxed);
+                true
+            }
+        }
+    }
+
+    fn unlock(&self) {
+        let mut inode = self.inode.lock();
+        if self.is_owner.swap(false, Ordering::Relaxed) && inode.locked_in == Some(self.life) {
+            inode.locked_in = None;
+        }
     }
 
     fn sync_up_to(&self, mark: u64) -> io::Result<()> {
@@ -453,6 +484,24 @@ impl redb::StorageBackend for SimFile {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         SimFile::write(self, offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.unlock();
+        Ok(())
+    }
+
+    // Only locks of the whole file, which is all that one writer needs.
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        match (start, end) {
+            (Bound::Unbounded | Bound::Included(0), Bound::Unbounded) => Ok(self.lock()),
+            _ => Err(BackendError::Unsupported),
+        }
+    }
+
+    fn unlock_range(&self, _start: Bound<u64>, _end: Bound<u64>) -> Result<(), BackendError> {
+        self.unlock();
+        Ok(())
     }
 }
 

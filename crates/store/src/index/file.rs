@@ -6,6 +6,7 @@ use crate::format::{FORMAT_VERSION, StoreId};
 use crate::segments::Segment;
 use everhold_env::disk::RedbBackend;
 use everhold_proto::{BlockId, PgId};
+use parking_lot::RwLock;
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase,
     ReadableTable, StorageError, TableDefinition,
@@ -30,6 +31,9 @@ pub(crate) enum IndexError {
     /// It is damaged, or not the index of this store: it must be made anew from the segments.
     #[error("the index is damaged: {0}")]
     Damaged(Arc<str>),
+    /// The store was closed.
+    #[error("the index is closed")]
+    Closed,
     /// The device failed under it.
     #[error("the index failed: {0}")]
     Failed(Arc<str>),
@@ -59,7 +63,8 @@ pub(crate) struct Flush {
 
 /// The file.
 pub(crate) struct IndexFile {
-    database: Database,
+    /// `None` once it is closed.
+    database: RwLock<Option<Database>>,
 }
 
 impl IndexFile {
@@ -80,7 +85,7 @@ impl IndexFile {
             }
             other => IndexError::of(other),
         })?;
-        let file = IndexFile { database };
+        let file = IndexFile { database: RwLock::new(Some(database)) };
         file.check_owner(store)?;
         Ok(file)
     }
@@ -110,7 +115,11 @@ impl IndexFile {
     }
 
     fn begin(&self) -> Result<redb::WriteTransaction, IndexError> {
-        let mut write = self.database.begin_write().map_err(IndexError::of)?;
+        let mut write = {
+            let database = self.database.read();
+            let database = database.as_ref().ok_or(IndexError::Closed)?;
+            database.begin_write().map_err(IndexError::of)?
+        };
         write.set_durability(Durability::Immediate).map_err(IndexError::of)?;
         write.set_quick_repair(true);
         Ok(write)
@@ -118,7 +127,14 @@ impl IndexFile {
 
     /// A consistent view.
     pub(crate) fn snapshot(&self) -> Result<Snapshot, IndexError> {
-        Ok(Snapshot(self.database.begin_read().map_err(IndexError::of)?))
+        let database = self.database.read();
+        let database = database.as_ref().ok_or(IndexError::Closed)?;
+        Ok(Snapshot(database.begin_read().map_err(IndexError::of)?))
+    }
+
+    /// Lets go of the file. May block.
+    pub(crate) fn close(&self) {
+        drop(self.database.write().take());
     }
 
     /// Makes the changes durable. May block for long.

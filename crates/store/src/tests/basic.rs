@@ -35,7 +35,7 @@ async fn blocks_round_trip() {
         }
         if round == 0 {
             store.close().await.unwrap();
-            assert!(matches!(store.stat(id(99)).await, Ok(None)));
+            assert!(matches!(store.stat(id(99)).await, Err(StoreError::Closed)));
             assert_eq!(put(&store, 50, b"x").await.unwrap_err().kind(), Kind::Retry);
         }
     }

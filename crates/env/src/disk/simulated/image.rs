@@ -87,6 +87,8 @@ pub(super) struct Inode {
     unsynced: Vec<Change>,
     /// How many changes were ever made durable; with `unsynced.len()` it numbers the changes.
     synced: u64,
+    /// In which life of the disk some handle locked it.
+    pub(super) locked_in: Option<u64>,
 }
 
 impl Inode {
