@@ -111,8 +111,16 @@ enum Event {
     Return {
         disk: u8,
     },
-    /// All repairs of a disk, reported and delivered.
-    RepairAll {
+    /// A member is synchronised without a hitch.
+    Synchronise {
+        disk: u8,
+    },
+    /// A member is given up, in the map and in the PG.
+    GiveUp {
+        disk: u8,
+    },
+    /// The disk asks what it may delete, and does.
+    Purge {
         disk: u8,
     },
 }
@@ -200,15 +208,14 @@ impl Model {
             Event::Rot { disk, block } => self.rot(disk, block),
             Event::Register { disk } => self.register(disk),
             Event::Refresh { disk } => self.refresh(disk),
-            Event::Out { disk } => {
-                self.world.set_node(number(disk), NodeState::Down);
-                self.world.set_node(number(disk), NodeState::Out);
-            }
-            Event::Join { disk } => self.change(PgChange::Join(disk_id(disk))),
-            Event::Leave { disk } => self.change(PgChange::Leave(disk_id(disk))),
+            Event::Out { disk } => self.out(disk),
+            Event::Join { disk } => self.change(PgChange::Join(disk_id(self.stranger(disk)))),
+            Event::Leave { disk } => self.change(PgChange::Leave(disk_id(self.member(disk)))),
             Event::GoneOut { disk } => self.change(PgChange::GoneOut(disk_id(disk))),
-            Event::TakeBack { disk } => self.change(PgChange::TakeBack(disk_id(disk))),
-            Event::EndFormer { disk } => self.change(PgChange::EndFormer(disk_id(disk))),
+            Event::TakeBack { disk } => self.change(PgChange::TakeBack(disk_id(self.former(disk)))),
+            Event::EndFormer { disk } => {
+                self.change(PgChange::EndFormer(disk_id(self.former(disk))))
+            }
             Event::ReadTable { disk } => self.read_table(disk),
             Event::SendComparison { disk } => self.send_comparison(disk),
             Event::Repair { disk, block } => self.repair(disk, u64::from(block)),
@@ -217,7 +224,12 @@ impl Model {
             Event::ExecuteDeletes { disk } => self.execute_deletes(disk),
             Event::ReportLost { block } => self.report_lost(u64::from(block)),
             Event::Return { disk } => self.come_back(disk),
-            Event::RepairAll { disk } => self.repair_all(disk),
+            Event::Synchronise { disk } => self.synchronise(self.member(disk)),
+            Event::GiveUp { disk } => self.give_up(self.member(disk)),
+            Event::Purge { disk } => {
+                self.ask_may_delete(disk);
+                self.execute_deletes(disk);
+            }
         }
         self.note_full_redundancy();
         self.check();
@@ -253,6 +265,7 @@ impl Model {
             current && map.disks[&ack.disk].session == ack.session
         };
         let counted: Vec<Ack> = new.acks.iter().filter(counts).copied().collect();
+        assert!(counted.len() > self.copies / 2, "a quorum of copies");
         assert_eq!(self.world.commit(&new), None);
         let destroyed = &self.writers[usize::from(block)].destroyed;
         let gone = counted.iter().filter(|a| destroyed.contains(&(a.disk.0 as u8 - 1))).count();
@@ -415,12 +428,42 @@ impl Model {
         self.deliver_last();
     }
 
-    fn repair_all(&mut self, disk: u8) {
+    fn synchronise(&mut self, disk: u8) {
         self.refresh(disk);
+        self.read_table(disk);
+        self.send_comparison(disk);
+        self.deliver_last();
         for block in 0..BLOCKS {
             self.repair(disk, u64::from(block));
             self.deliver_last();
         }
+    }
+
+    fn out(&mut self, disk: u8) {
+        self.world.set_node(number(disk), NodeState::Down);
+        self.world.set_node(number(disk), NodeState::Out);
+    }
+
+    fn give_up(&mut self, disk: u8) {
+        self.out(disk);
+        self.change(PgChange::GoneOut(disk_id(disk)));
+    }
+
+    /// Picks one of the members; so most events mean something.
+    fn member(&self, nth: u8) -> u8 {
+        let members: Vec<DiskId> = self.world.pg(PG).members.iter().map(|m| m.disk).collect();
+        pick(&members, nth)
+    }
+
+    fn former(&self, nth: u8) -> u8 {
+        pick(&self.world.pg(PG).formers, nth)
+    }
+
+    fn stranger(&self, nth: u8) -> u8 {
+        let pg = self.world.pg(PG);
+        let all = (0..DISKS).map(disk_id);
+        let strangers: Vec<DiskId> = all.filter(|disk| pg.holders().all(|h| h != *disk)).collect();
+        pick(&strangers, nth)
     }
 
     fn deliver_last(&mut self) {
@@ -633,6 +676,11 @@ impl Model {
     }
 }
 
+fn pick(disks: &[DiskId], nth: u8) -> u8 {
+    let nth = usize::from(nth) % disks.len().max(1);
+    disks.get(nth).map_or(0, |disk| disk.0 as u8 - 1)
+}
+
 fn number(disk: u8) -> u32 {
     u32::from(disk) + 1
 }
@@ -658,8 +706,8 @@ fn event() -> impl Strategy<Value = Event> {
         4 => disk.clone().prop_map(|disk| Event::Register { disk }),
         4 => disk.clone().prop_map(|disk| Event::Refresh { disk }),
         2 => disk.clone().prop_map(|disk| Event::Out { disk }),
-        2 => disk.clone().prop_map(|disk| Event::Join { disk }),
-        3 => disk.clone().prop_map(|disk| Event::Leave { disk }),
+        4 => disk.clone().prop_map(|disk| Event::Join { disk }),
+        4 => disk.clone().prop_map(|disk| Event::Leave { disk }),
         2 => disk.clone().prop_map(|disk| Event::GoneOut { disk }),
         2 => disk.clone().prop_map(|disk| Event::TakeBack { disk }),
         2 => disk.clone().prop_map(|disk| Event::EndFormer { disk }),
@@ -668,10 +716,12 @@ fn event() -> impl Strategy<Value = Event> {
         6 => both.prop_map(|(block, disk)| Event::Repair { disk, block }),
         8 => (any::<u8>(), prop::bool::weighted(0.2))
             .prop_map(|(place, again)| Event::Deliver { place, again }),
-        3 => disk.clone().prop_map(|disk| Event::AskMayDelete { disk }),
-        3 => disk.clone().prop_map(|disk| Event::ExecuteDeletes { disk }),
+        2 => disk.clone().prop_map(|disk| Event::AskMayDelete { disk }),
+        2 => disk.clone().prop_map(|disk| Event::ExecuteDeletes { disk }),
         4 => disk.clone().prop_map(|disk| Event::Return { disk }),
-        4 => disk.prop_map(|disk| Event::RepairAll { disk }),
+        8 => disk.clone().prop_map(|disk| Event::Synchronise { disk }),
+        3 => disk.clone().prop_map(|disk| Event::GiveUp { disk }),
+        3 => disk.prop_map(|disk| Event::Purge { disk }),
         1 => block.prop_map(|block| Event::ReportLost { block }),
     ]
 }

@@ -149,7 +149,9 @@ fn formers_are_kept_until_the_group_is_full() {
     world.change(pg, PgChange::Join(DiskId(4)));
     assert_eq!(refusal(&world.change(pg, end)), Some(Kind::Conflict));
     world.compare(pg, 4, &[]);
+    assert_eq!(world.may_delete(pg, 3, 1), (false, false), "still a former");
     assert_eq!(world.change(pg, end), Answer::Done);
+    assert_eq!(world.may_delete(pg, 3, 1), (false, true));
 }
 
 /// The last member never goes: there would be nobody to judge a commit against.
