@@ -133,6 +133,7 @@ async fn join(node: &Arc<Node>) -> Result<(), Error> {
     if bootstrap.is_some() {
         persist(node, || claim_raft_id(node)).await?;
         change_file(node, |file| file.bootstrap = None).await;
+        node.founding.store(false, Ordering::Release);
     }
     Ok(())
 }

@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) uuid: [u8; 16],
     pub(crate) cluster: ClusterId,
     pub(crate) directory: Arc<DataDirectory>,
+    /// It is creating its cluster and has not registered itself: it must become the first node.
+    pub(crate) founding: AtomicBool,
     pub(crate) wire: Wire,
     pub(crate) map: Arc<MapCache>,
     /// Held by whoever asks for a newer map.

@@ -22,6 +22,7 @@ use everhold_proto::{ClusterId, Epoch};
 use everhold_store::{BlockStore, StoreConfig};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -208,6 +209,7 @@ async fn assemble(
         address,
         uuid,
         cluster,
+        founding: AtomicBool::new(file.bootstrap.is_some()),
         directory,
         wire,
         map,

@@ -16,6 +16,7 @@ use everhold_proto::rpc::{
 use everhold_proto::table::{BlockEntry, Missing, PgWork};
 use everhold_proto::{Error, Kind, PgId, tables};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Entries of one page of the block table: 40 bytes each at most, so a page fits an answer.
 const TABLE_PAGE_MAX: usize = 64 << 10;
@@ -25,6 +26,9 @@ impl Serve for RegisterNode {
     const CLASS: Class = Class::Control;
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<RegisteredNode, Error> {
         let RegisterNode { uuid, address, labels, raft } = self;
+        if uuid != node.uuid && node.founding.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Retry, "the cluster is still being created"));
+        }
         tracing::info!(%address, ?raft, "a node registers");
         let command = MapCommand::RegisterNode { uuid, address, labels };
         match node.propose(Command::Map(command), call.deadline).await?.1 {
