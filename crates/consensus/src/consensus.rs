@@ -127,8 +127,8 @@ impl Consensus {
 
     /// Proposes a command and waits until it was applied here; gives its index and the state machine's answer.
     ///
-    /// `NotLeader`, `Busy` and `Retry` mean that it was not and will not be applied. `MaybeApplied`: it was proposed, but
-    /// the deadline passed or the leadership was lost before the outcome was known.
+    /// `NotLeader`, `Busy` and `Retry` mean that it was not and will not be applied. `MaybeApplied`: it was
+    /// proposed, but the deadline passed or the leadership was lost before the outcome was known.
     pub async fn propose(
         &self,
         command: Bytes,

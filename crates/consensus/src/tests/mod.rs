@@ -285,6 +285,11 @@ fn contents(replica: &Consensus) -> BTreeMap<String, u8> {
     replica.read(read).unwrap()
 }
 
+/// Seeds that a test is run with; `SEEDS=500` in the environment makes it a long search.
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    0..std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(usual)
+}
+
 fn run<F: Future>(future: F) -> F::Output {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
