@@ -167,38 +167,43 @@ fn is_full_without(kv: &dyn KvRead, pg: &Pg, disk: DiskId) -> KvResult<bool> {
     Ok(outside && copies.is_some_and(|copies| pg.full_members() >= copies))
 }
 
-/// Redundancy of every PG and what is queued, from the rows (a map may be older); the rate and the time left are the caller's to add.
+/// Redundancy of every PG and what is queued, from the rows (a map may be older); the rate and the time
+/// left are the caller's to add. A disk that joins a PG that is full without it is no lack: it is a move.
 pub fn repair_status(kv: &dyn KvRead, map: &ClusterMap) -> KvResult<RepairStatus> {
     let mut status = RepairStatus { blocks_lost: count_lost(kv)?, ..RepairStatus::default() };
-    let mut queue = Vec::new();
     for pg in &state::all::<Pg>(kv, Table::Pg)? {
-        let copies = map.policies.get(&pg.policy).map_or(1, |policy| policy.copies);
-        let full = reachable_full(map, pg);
-        let lacking: Vec<&Member> =
-            pg.members.iter().filter(|m| !m.is_full() || !map.is_reachable(m.disk)).collect();
-        let unplaced = usize::from(copies).saturating_sub(pg.members.len()) as u64;
-        let copies_missing =
-            lacking.iter().map(|m| copies_lacking(map, pg, m)).sum::<u64>() + unplaced * pg.blocks;
-        status.pgs_degraded += u64::from(full < copies);
-        status.pgs_at_risk += u64::from(full <= 1 && copies > 1 || full == 0);
-        status.copies_missing += copies_missing;
-        status.bytes_missing += copies_missing * (pg.live_bytes / pg.blocks.max(1));
-        if full < copies || !lacking.is_empty() {
-            let targets = lacking.iter().map(|m| m.disk).collect();
-            queue.push(RepairItem {
-                pg: pg.id,
-                full_members: full,
-                copies,
-                targets,
-                copies_missing,
-            });
+        if let Some(item) = lack(map, pg) {
+            status.pgs_degraded += 1;
+            status.pgs_at_risk += u64::from(item.full_members <= 1);
+            status.copies_missing += item.copies_missing;
+            status.bytes_missing += item.copies_missing * (pg.live_bytes / pg.blocks.max(1));
+            status.queue.push(item);
         }
     }
-    queue.sort_by_key(|item| (item.full_members, item.pg));
-    status.redundant = queue.is_empty() && status.blocks_lost == 0;
-    queue.truncate(QUEUE_MAX);
-    status.queue = queue;
+    status.redundant = status.queue.is_empty() && status.blocks_lost == 0;
+    status.queue.sort_by_key(|item| (item.full_members, item.pg));
+    status.queue.truncate(QUEUE_MAX);
     Ok(status)
+}
+
+/// What a PG lacks, if it has fewer full members in reach than its policy wants.
+fn lack(map: &ClusterMap, pg: &Pg) -> Option<RepairItem> {
+    let copies = map.policies.get(&pg.policy).map_or(1, |policy| policy.copies);
+    let full_members = reachable_full(map, pg);
+    let wanted = usize::from(copies.checked_sub(full_members).filter(|wanted| *wanted > 0)?);
+    let lacking: Vec<&Member> =
+        pg.members.iter().filter(|m| !m.is_full() || !map.is_reachable(m.disk)).collect();
+    // Whoever lacks least is full first, and then the PG is.
+    let mut lacks: Vec<u64> = lacking.iter().map(|m| copies_lacking(map, pg, m)).collect();
+    lacks.resize(lacks.len().max(wanted), pg.blocks);
+    lacks.sort_unstable();
+    Some(RepairItem {
+        pg: pg.id,
+        full_members,
+        copies,
+        targets: lacking.iter().map(|member| member.disk).collect(),
+        copies_missing: lacks[..wanted].iter().sum(),
+    })
 }
 
 /// Copies known or feared missing at a member. One that cannot be reached serves none of its copies.

@@ -161,6 +161,33 @@ fn growth_evens_out() {
     assert!(counts.iter().all(|count| (20..=29).contains(count)), "{counts:?}");
 }
 
+/// The status counts what is missing while it is, riskiest first, and a move is no lack.
+#[test]
+fn the_status_tells_what_is_missing() {
+    let mut world = World::new(3, &["", "", "", ""]);
+    let pg = world.create_pg(&[1, 2, 3]);
+    let other = world.create_pg(&[1, 2, 4]);
+    world.commit(&world.block(pg, 1, &[1, 2, 3]));
+    world.commit(&world.block(pg, 2, &[1, 2]));
+    world.commit(&world.block(other, 3, &[1, 2, 4]));
+    let status = |world: &World| crate::reads::repair_status(&world.kv, &world.map()).unwrap();
+    let found = status(&world);
+    assert_eq!((found.pgs_degraded, found.copies_missing, found.pgs_at_risk), (1, 1, 0));
+    assert_eq!(found.queue[0].targets, vec![DiskId(3)]);
+    world.set_node(1, NodeState::Down);
+    world.set_node(2, NodeState::Down);
+    let found = status(&world);
+    assert_eq!((found.pgs_degraded, found.pgs_at_risk), (2, 2));
+    assert_eq!((found.queue[0].pg, found.queue[0].full_members), (pg, 0));
+    assert!(!found.redundant);
+    world.set_node(1, NodeState::Up);
+    world.set_node(2, NodeState::Up);
+    let (_, recorded) = world.missing(pg, 3)[0];
+    world.repaired(pg, 3, 2, recorded);
+    world.change(pg, PgChange::Join(DiskId(4)));
+    assert!(status(&world).redundant);
+}
+
 /// Moves of PGs that hold blocks are bounded.
 #[test]
 fn moves_are_few_at_a_time() {
