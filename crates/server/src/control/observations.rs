@@ -24,6 +24,8 @@ const PENDING_MAX: usize = 8192;
 const DISKS_PER_NODE_MAX: usize = 256;
 /// Sessions whose renewals are remembered: far more clients than one leader serves.
 const SESSIONS_MAX: usize = 1 << 18;
+/// A node that registered is in the published map well before this.
+const STRANGE_AFTER: Duration = Duration::from_secs(2);
 /// Repair progress is sampled this often, and so many samples make the rate.
 const RATE_SAMPLE: Duration = Duration::from_secs(1);
 const RATE_SAMPLES: usize = 10;
@@ -101,6 +103,8 @@ struct Inner {
     nodes: BTreeMap<NodeId, NodeSeen>,
     sessions: BTreeMap<SessionId, Instant>,
     map: Arc<ClusterMap>,
+    /// Since when nodes are heard that the map does not have.
+    strangers: BTreeMap<NodeId, Instant>,
     /// Nodes with a disk that is a member somewhere and not full there.
     work: BTreeSet<NodeId>,
     brake: Option<String>,
@@ -158,8 +162,9 @@ impl Observations {
         }
     }
 
-    /// The answer to a heartbeat. A node whose boot is *newer* than the published map's is only ahead
-    /// of it and need not register.
+    /// The answer to a heartbeat that was just passed to [`Observations::heartbeat`]. The published map
+    /// lags a little: a node whose boot is newer than the map's, or that the map does not have yet,
+    /// need not register.
     pub fn reply_for(&self, heartbeat: &Heartbeat) -> HeartbeatReply {
         let inner = self.inner.lock();
         let map = &inner.map;
@@ -169,13 +174,16 @@ impl Observations {
             epoch: map.epoch,
             work: inner.work.contains(&heartbeat.node),
             brake: inner.brake.is_some(),
-            register: known && node.is_none_or(|n| n.boot > heartbeat.boot),
+            register: match node {
+                Some(node) => node.boot > heartbeat.boot,
+                None => known && inner.is_strange(heartbeat.node),
+            },
             register_disks: heartbeat
                 .disks
                 .iter()
                 .take(DISKS_PER_NODE_MAX)
                 .map(|usage| usage.disk)
-                .filter(|id| known && map.disks.get(id).is_none_or(|d| d.node != heartbeat.node))
+                .filter(|id| map.disks.get(id).is_some_and(|d| d.node != heartbeat.node))
                 .collect(),
         }
     }
@@ -185,6 +193,7 @@ impl Observations {
         let work = nodes_with_work(&map);
         let mut inner = self.inner.lock();
         inner.nodes.retain(|node, _| map.nodes.contains_key(node));
+        inner.strangers.retain(|node, _| !map.nodes.contains_key(node));
         inner.work = work;
         inner.map = map;
         inner.brake = brake;
@@ -302,6 +311,18 @@ impl Inner {
             samples,
         };
         self.nodes.insert(heartbeat.node, seen);
+        let strange = self.map.epoch > Epoch(0) && !self.map.nodes.contains_key(&heartbeat.node);
+        if strange && self.strangers.len() < NODES_MAX {
+            self.strangers.entry(heartbeat.node).or_insert(now);
+        }
+    }
+
+    /// Whether the map has lacked a node that is heard for too long for it to be merely new.
+    fn is_strange(&self, node: NodeId) -> bool {
+        let (Some(since), Some(seen)) = (self.strangers.get(&node), self.nodes.get(&node)) else {
+            return false;
+        };
+        seen.at.saturating_duration_since(*since) >= STRANGE_AFTER
     }
 }
 
@@ -362,6 +383,9 @@ mod tests {
         assert!(seen.reply_for(&heartbeat(1, 1, 0)).register);
         assert!(!seen.reply_for(&heartbeat(1, 2, 0)).register);
         assert!(!seen.reply_for(&heartbeat(1, 3, 0)).register, "it is ahead of the map");
+        seen.heartbeat(&heartbeat(9, 1, 0), now);
+        assert!(!seen.reply_for(&heartbeat(9, 1, 0)).register, "it may have registered just now");
+        seen.heartbeat(&heartbeat(9, 1, 0), now + STRANGE_AFTER);
         assert!(seen.reply_for(&heartbeat(9, 1, 0)).register, "nobody knows it");
     }
 
