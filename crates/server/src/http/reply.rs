@@ -1,7 +1,7 @@
 //! Answers: a value in the encoding of the question, raw bytes, text, or an error with its status.
 
 use bytes::Bytes;
-use everhold_proto::rpc::{JSON, POSTCARD};
+use everhold_proto::rpc::{HEADER_FORMAT, JSON, POSTCARD};
 use everhold_proto::{Error, Kind, codec};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
@@ -21,11 +21,14 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    /// From the content type of a request; anything but postcard is taken for JSON, which curl sends
-    /// under various names.
+    /// From the content type of a request. Raw bodies and requests without one come from our own
+    /// programs when they name their format; anything else is taken for JSON, which curl sends under
+    /// various names.
     pub(crate) fn of(headers: &http::HeaderMap) -> Self {
-        match headers.get(CONTENT_TYPE) {
-            Some(value) if value.as_bytes() == POSTCARD.as_bytes() => Encoding::Postcard,
+        match headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+            Some(value) if value == POSTCARD.as_bytes() => Encoding::Postcard,
+            Some(value) if value == JSON.as_bytes() => Encoding::Json,
+            _ if headers.contains_key(HEADER_FORMAT) => Encoding::Postcard,
             _ => Encoding::Json,
         }
     }
@@ -89,4 +92,29 @@ fn reply(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Reply {
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+
+    /// Our own programs get errors that they can decode, whatever kind of body they sent.
+    #[test]
+    fn the_encoding_follows_the_caller() {
+        let of = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
+            Encoding::of(&headers)
+        };
+        assert_eq!(of(&[("content-type", POSTCARD)]), Encoding::Postcard);
+        assert_eq!(of(&[(HEADER_FORMAT, "1")]), Encoding::Postcard);
+        let raw = [("content-type", "application/octet-stream"), (HEADER_FORMAT, "1")];
+        assert_eq!(of(&raw), Encoding::Postcard);
+        assert_eq!(of(&[("content-type", JSON), (HEADER_FORMAT, "1")]), Encoding::Json);
+        assert_eq!(of(&[("content-type", "text/plain")]), Encoding::Json);
+        assert_eq!(of(&[]), Encoding::Json);
+    }
 }
