@@ -5,6 +5,7 @@ use crate::config::RESERVE_SEGMENTS;
 use crate::format::{HEADER_BYTES, SegmentHeader, SegmentUse};
 use crate::segments::{Class, Segments};
 use crate::shared::Shared;
+use everhold_proto::limits::BLOCK_BYTES_MAX;
 use everhold_proto::map::Fullness;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -40,13 +41,17 @@ impl Space {
         let (live, dead) = (segments.live_bytes(), segments.dead_bytes());
         let free = ordinary * segments.segment_bytes + head_room;
         let percent = |part: u64| capacity / 100 * part;
-        let level = match live {
-            _ if capacity == 0 || free < HEADER_BYTES as u64 * 2 => Fullness::Full,
-            // Compaction is living on the reserve; new blocks in its head would use it up.
-            _ if segments.available() < RESERVE_SEGMENTS => Fullness::Full,
-            live if live >= percent(levels.full_percent) => Fullness::Full,
-            live if live >= percent(levels.nearfull_percent) || ordinary == 0 => Fullness::Nearfull,
-            _ => Fullness::Normal,
+        // The largest block must still fit, or writes would fail one by one before it says so.
+        let largest = (BLOCK_BYTES_MAX + 2 * HEADER_BYTES) as u64;
+        let is_short = ordinary == 0 && head_room < largest.min(segments.segment_bytes / 4);
+        // While compaction lives on the reserve, new blocks in its head would use that up.
+        let in_reserve = segments.available() < RESERVE_SEGMENTS;
+        let level = if is_short || in_reserve || live >= percent(levels.full_percent) {
+            Fullness::Full
+        } else if ordinary == 0 || live >= percent(levels.nearfull_percent) {
+            Fullness::Nearfull
+        } else {
+            Fullness::Normal
         };
         Space { capacity, live, dead, free, blocks: segments.blocks(), level }
     }

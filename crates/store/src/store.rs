@@ -252,10 +252,8 @@ impl BlockStore {
     /// The fingerprint of the blocks of a PG with ids from `from` to `to`, both included.
     pub async fn digest(&self, pg: PgId, from: BlockId, to: BlockId) -> Result<Digest, StoreError> {
         let mut digest = Digest::default();
-        let mut after = match u128::from_be_bytes(from.to_bytes()).checked_sub(1) {
-            Some(before) => Some(BlockId::from_bytes(before.to_be_bytes())),
-            None => None,
-        };
+        let before = u128::from_be_bytes(from.to_bytes()).checked_sub(1);
+        let mut after = before.map(|before| BlockId::from_bytes(before.to_be_bytes()));
         loop {
             let page = self.list_up_to(pg, after, to, LIST_PAGE).await?;
             page.iter().for_each(|block| digest.add(block));

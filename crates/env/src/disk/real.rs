@@ -250,7 +250,7 @@ impl Inner {
 
     fn read_at(&self, offset: u64, len: usize) -> io::Result<AlignedBuf> {
         self.assert_aligned(offset);
-        let mut buf = AlignedBuf::zeroed(len.next_multiple_of(ALIGNMENT));
+        let mut buf = AlignedBuf::to_fill(len.next_multiple_of(ALIGNMENT));
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;

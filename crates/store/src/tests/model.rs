@@ -115,7 +115,7 @@ impl Model {
         let mut failure = None;
         for (i, result) in ids.into_iter().zip(results) {
             match result {
-                Ok(_) => drop(self.blocks.insert(i, Expected::Present)),
+                Ok(_) => self.blocks.extend([(i, Expected::Present)]),
                 Err(StoreError::Full) => {}
                 Err(error) => {
                     self.doubt(i, Expected::Present);
@@ -132,7 +132,7 @@ impl Model {
         let ids: Vec<BlockId> = (first..first + count).map(id).collect();
         match self.store.delete(&ids).await {
             Ok(_) => {
-                (first..first + count).for_each(|i| drop(self.blocks.insert(i, Expected::Absent)));
+                self.blocks.extend((first..first + count).map(|i| (i, Expected::Absent)));
             }
             Err(StoreError::Full) => {}
             Err(error) => {
