@@ -34,6 +34,7 @@ impl Clock {
     }
 
     /// Wall-clock now. Nothing may be ordered or decided by it.
+    #[expect(clippy::disallowed_methods, reason = "this is the port that others must use")]
     pub fn wall(&self) -> Timestamp {
         match self.simulated {
             Some((wall, started)) => Timestamp(wall.0 + started.elapsed().as_nanos() as i64),

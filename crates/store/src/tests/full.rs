@@ -55,7 +55,7 @@ async fn fill_and_free(world: &World) {
 #[tokio::test]
 async fn a_full_store_can_be_freed() {
     let mut world = World::new();
-    world.config.capacity_bytes = Some(12 * 256 << 10);
+    world.config.capacity_bytes = Some((12 * 256) << 10);
     fill_and_free(&world).await;
 }
 

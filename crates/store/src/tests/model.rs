@@ -68,7 +68,7 @@ impl Model {
     async fn new() -> Self {
         let mut world = World::new();
         world.config.segment_bytes = 64 << 10;
-        world.config.capacity_bytes = Some(24 * 64 << 10);
+        world.config.capacity_bytes = Some((24 * 64) << 10);
         world.config.page_bytes = 8 << 10;
         world.config.memtable_entries_max = 8;
         let store = world.open().await;
