@@ -103,7 +103,8 @@ async fn temporary(args: &BenchArgs) -> CliResult<Subject> {
 async fn measure(args: &BenchArgs, global: &Global) -> CliResult<Report> {
     let subject = subject(args, global).await?;
     let status = Admin::new(&subject.seeds).status(LEADER_LIMIT).await?;
-    let meter = Meter::new(status.map.nodes.values().map(|node| node.address.clone()).collect());
+    let addresses = status.map.nodes.values().map(|node| node.address.clone()).collect();
+    let meter = Meter::new(addresses, status.map.cluster);
     let client = connect(&subject.seeds, "everhold bench").await?;
     let root = format!("/.everhold-bench-{}", std::process::id());
     client.mkdir_all(&root, 0o755).await?;

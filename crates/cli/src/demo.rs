@@ -230,6 +230,7 @@ impl Stage {
         let mut read_bytes = 0;
         loop {
             let copying = self.copying.clone();
+            copying.begin_pass();
             let work = self.client.env().tasks.spawn(async move { copying.read_back().await });
             while !work.is_finished() {
                 let far_enough = self.copying.done_bytes() >= self.source_bytes / 3;

@@ -75,7 +75,8 @@ async fn run(cli: Cli) -> CliResult {
 /// Logs go to standard error: of a server everything of note, of other commands only warnings.
 fn start_log(command: &Command) {
     let default = match command {
-        Command::Server(_) => "info",
+        // openraft tells each of its steps at that level.
+        Command::Server(_) => "info,openraft=warn",
         _ => "error",
     };
     let filter =

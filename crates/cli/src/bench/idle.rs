@@ -53,7 +53,7 @@ pub(super) async fn run(blocks: u64, as_json: bool) -> CliResult {
     })?;
     let address = cluster.node(1)?.address.clone();
     cluster.start(1)?;
-    let admin = Admin::new(std::slice::from_ref(&address));
+    let admin = Admin::of_cluster(std::slice::from_ref(&address), status.map.cluster);
     let deadline = Instant::now() + SERVE_LIMIT;
     while admin.node_status(&address).await.is_err() && Instant::now() < deadline {
         sleep(Duration::from_millis(100)).await;

@@ -4,6 +4,7 @@ use crate::bench::baseline::cpu_seconds;
 use crate::bench::report::{Figure, Unit};
 use crate::connect::Admin;
 use crate::exit::{CliError, CliResult, Exit};
+use everhold_proto::ClusterId;
 use futures_util::future::join_all;
 use std::time::Instant;
 
@@ -22,8 +23,8 @@ pub(crate) struct Running {
 
 impl Meter {
     /// A meter over the nodes at `addresses`.
-    pub(crate) fn new(addresses: Vec<String>) -> Self {
-        Meter { admin: Admin::new(&addresses), addresses }
+    pub(crate) fn new(addresses: Vec<String>, cluster: ClusterId) -> Self {
+        Meter { admin: Admin::of_cluster(&addresses, cluster), addresses }
     }
 
     /// CPU seconds of all node processes since their start.

@@ -74,6 +74,12 @@ impl Copying {
         })
     }
 
+    /// The next pass begins: none of its bytes are done.
+    pub(crate) fn begin_pass(&self) {
+        self.next.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
     /// Bytes of the present pass that are done.
     pub(crate) fn done_bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -140,8 +146,7 @@ impl Copying {
         F: Fn(Arc<Self>, usize) -> W + Clone + Send + 'static,
         W: Future<Output = ()> + Send,
     {
-        self.next.store(0, Ordering::Relaxed);
-        self.bytes.store(0, Ordering::Relaxed);
+        self.begin_pass();
         let worker = || {
             let (copying, work) = (self.clone(), work.clone());
             self.client.env().tasks.spawn(async move {

@@ -53,8 +53,11 @@ fn hostile_bytes_leave_the_nodes_serving() {
             // Lengths inside the message that promise far more than there is.
             send(address, &post(path, "12", &[0xff; 12]));
         }
-        for block in ["/blocks/", "/blocks/d1", "/blocks/d99999999999/pg1/b1-1", "/blocks/../../etc"] {
-            let put = format!("PUT {block} HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999999\r\n\r\nx");
+        for block in
+            ["/blocks/", "/blocks/d1", "/blocks/d99999999999/pg1/b1-1", "/blocks/../../etc"]
+        {
+            let put =
+                format!("PUT {block} HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999999\r\n\r\nx");
             send(address, put.as_bytes());
             send(address, format!("GET {block} HTTP/1.1\r\nrange: bytes=9-1\r\n\r\n").as_bytes());
         }

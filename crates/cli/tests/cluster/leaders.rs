@@ -88,8 +88,7 @@ fn changes_happen_exactly_once_while_leaders_die() {
     let cluster = Cluster::up(3, &[]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let seeds: Vec<String> = cluster.addresses().into_values().collect();
-    let options =
-        ClientOptions { deadline: Duration::from_secs(120), ..ClientOptions::default() };
+    let options = ClientOptions { deadline: Duration::from_secs(120), ..ClientOptions::default() };
     let client = runtime.block_on(Client::connect(Env::real(), &seeds, options)).unwrap();
     let mut load = Load {
         client,
@@ -134,7 +133,8 @@ fn changes_happen_exactly_once_while_leaders_die() {
         .collect();
 
     for (worker, rounds) in (0..).zip(&rounds) {
-        let listed = String::from_utf8(cluster.ok(&["fs", "ls", &format!("/worker-{worker}")])).unwrap();
+        let listed =
+            String::from_utf8(cluster.ok(&["fs", "ls", &format!("/worker-{worker}")])).unwrap();
         let mut names: Vec<&str> = listed.lines().collect();
         names.sort_unstable();
         let mut expected: Vec<String> = (0..*rounds).map(|round| format!("dir-{round}")).collect();
@@ -147,7 +147,9 @@ fn changes_happen_exactly_once_while_leaders_die() {
     records.sort_unstable();
     let mut expected: Vec<String> = (0..)
         .zip(&rounds)
-        .flat_map(|(worker, rounds)| (0..*rounds).map(move |round| format!("{worker:03} {round:07}")))
+        .flat_map(|(worker, rounds)| {
+            (0..*rounds).map(move |round| format!("{worker:03} {round:07}"))
+        })
         .collect();
     expected.sort_unstable();
     assert!(records == expected, "{} records of {}", records.len(), expected.len());

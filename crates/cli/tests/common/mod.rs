@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// For conditions that take seconds on an idle machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 static SERIAL: Mutex<()> = Mutex::new(());
 
 /// A running `everhold up`.
-pub struct Cluster {
+pub(crate) struct Cluster {
     up: Child,
     dir: TempDir,
     /// One cluster at a time: two cores carry no more.
@@ -27,20 +27,20 @@ pub struct Cluster {
 }
 
 /// The built binary, blind to the user's own context.
-pub fn everhold(state: &Path) -> Command {
+pub(crate) fn everhold(state: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_everhold"));
     command.env("XDG_STATE_HOME", state).env_remove("EVERHOLD_CLUSTER").env_remove("EVERHOLD_LOG");
     command
 }
 
 /// Holds other clusters off; for tests that start servers by themselves.
-pub fn serial() -> MutexGuard<'static, ()> {
+pub(crate) fn serial() -> MutexGuard<'static, ()> {
     SERIAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cluster {
     /// A fresh cluster of `nodes` nodes in three zones, ready for use.
-    pub fn up(nodes: u32, options: &[&str]) -> Self {
+    pub(crate) fn up(nodes: u32, options: &[&str]) -> Self {
         let serial = serial();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut command = everhold(&dir.path().join("state"));
@@ -64,29 +64,29 @@ impl Cluster {
     }
 
     /// Where scratch files may go.
-    pub fn scratch(&self) -> &Path {
+    pub(crate) fn scratch(&self) -> &Path {
         self.dir.path()
     }
 
     /// The directory of a node.
-    pub fn node_dir(&self, number: u32) -> PathBuf {
+    pub(crate) fn node_dir(&self, number: u32) -> PathBuf {
         self.dir.path().join(format!("cluster/node{number}"))
     }
 
     /// A command in the context of this cluster.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = everhold(&self.dir.path().join("state"));
         command.args(arguments);
         command
     }
 
     /// Runs a command to its end.
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the binary runs")
     }
 
     /// Runs a command that must succeed, and gives its standard output.
-    pub fn ok(&self, arguments: &[&str]) -> Vec<u8> {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> Vec<u8> {
         let output = self.run(arguments);
         assert!(
             output.status.success(),
@@ -98,26 +98,26 @@ impl Cluster {
     }
 
     /// Runs a command that must succeed and print JSON.
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let mut arguments = arguments.to_vec();
         arguments.push("--json");
         serde_json::from_slice(&self.ok(&arguments)).expect("it prints JSON")
     }
 
     /// The state of the cluster; `None` while there is no leader.
-    pub fn try_status(&self) -> Option<Value> {
+    pub(crate) fn try_status(&self) -> Option<Value> {
         let output = self.run(&["status", "--json"]);
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
     }
 
     /// One node of a status.
-    pub fn node_of(status: &Value, number: u32) -> &Value {
+    pub(crate) fn node_of(status: &Value, number: u32) -> &Value {
         let nodes = status["nodes"].as_array().expect("nodes");
         nodes.iter().find(|node| node["id"] == number).expect("the node is listed")
     }
 
     /// Addresses of all nodes.
-    pub fn addresses(&self) -> BTreeMap<u32, String> {
+    pub(crate) fn addresses(&self) -> BTreeMap<u32, String> {
         let text =
             std::fs::read(self.dir.path().join("cluster/cluster.json")).expect("written by up");
         let file: Value = serde_json::from_slice(&text).expect("JSON");
@@ -132,13 +132,13 @@ impl Cluster {
     }
 
     /// Pid of a node's process, as its pid file has it.
-    pub fn pid(&self, number: u32) -> u32 {
+    pub(crate) fn pid(&self, number: u32) -> u32 {
         let text = std::fs::read_to_string(self.node_dir(number).join("pid")).expect("a pid file");
         text.trim().parse().expect("a number")
     }
 
     /// Sends SIGKILL to these nodes, all before any is waited for.
-    pub fn kill_at_once(&self, numbers: &[u32]) {
+    pub(crate) fn kill_at_once(&self, numbers: &[u32]) {
         let pids: Vec<Pid> = numbers
             .iter()
             .map(|n| Pid::from_raw(i32::try_from(self.pid(*n)).expect("a pid")).expect("not 0"))
@@ -156,14 +156,14 @@ impl Cluster {
     }
 
     /// Starts stopped nodes.
-    pub fn start(&self, numbers: &[u32]) {
+    pub(crate) fn start(&self, numbers: &[u32]) {
         for number in numbers {
             self.ok(&["node", "start", &number.to_string()]);
         }
     }
 
     /// Waits until every node is up and every copy is where it belongs.
-    pub fn wait_redundant(&self) -> Value {
+    pub(crate) fn wait_redundant(&self) -> Value {
         eventually("full redundancy", || {
             self.try_status().filter(|status| {
                 let nodes = status["nodes"].as_array().expect("nodes");
@@ -174,7 +174,7 @@ impl Cluster {
     }
 
     /// Number of the node that leads.
-    pub fn leader(&self) -> u32 {
+    pub(crate) fn leader(&self) -> u32 {
         let leader = eventually("a leader", || self.try_status()?["leader"].as_u64());
         u32::try_from(leader).expect("small")
     }
@@ -200,7 +200,7 @@ impl Drop for Cluster {
 }
 
 /// Waits for a condition; panics when it does not come.
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = condition() {
@@ -212,7 +212,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 }
 
 /// Bytes that depend on a seed: xorshift, good enough to be incompressible and unique.
-pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = move || {
         state ^= state << 13;
