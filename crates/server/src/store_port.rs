@@ -1,12 +1,12 @@
 //! The block store as the disk's workers see it.
 
-use crate::repair::ports::Store;
+use crate::repair::ports::{Compacted, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use everhold_env::Clock;
 use everhold_proto::map::Fullness;
 use everhold_proto::table::BlockEntry;
-use everhold_proto::{BlockId, Error, PgId};
+use everhold_proto::{BlockId, Error, Kind, PgId};
 use everhold_store::{BlockBuf, BlockStat, BlockStore, Compaction, StoreError};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -56,14 +56,22 @@ impl Store for StorePort {
     }
 
     async fn verify(&self, id: BlockId) -> Result<BlockEntry, Error> {
-        Ok(entry(self.store.verify(id).await?))
+        match self.store.verify(id).await {
+            // A place that cannot be read is a bad copy like any other: it is fetched again.
+            Err(StoreError::Io { what, source }) => {
+                let message = format!("block {id} cannot be read: {what}: {source}");
+                Err(Error::new(Kind::Corrupt, message))
+            }
+            verified => Ok(entry(verified?)),
+        }
     }
 
     async fn restore(&self, pg: PgId, block: BlockEntry, data: Bytes) -> Result<(), Error> {
         let buf = BlockBuf::copy_of(&data)?;
         match self.store.put(block.id, pg, block.crc, buf).await {
-            // A sound copy of other bytes is no copy of this block; a damaged one is replaced by `put`.
-            Err(StoreError::Conflict(_)) => {
+            // A sound copy of other bytes is no copy of this block, nor is one that cannot be read; one
+            // that is damaged is replaced by `put` itself.
+            Err(StoreError::Conflict(_) | StoreError::Io { .. }) => {
                 self.store.delete(&[block.id]).await?;
                 self.store.put(block.id, pg, block.crc, BlockBuf::copy_of(&data)?).await?;
             }
@@ -105,12 +113,17 @@ impl Store for StorePort {
         self.store.space().level
     }
 
-    async fn compact(&self) -> Result<bool, Error> {
-        match self.store.compact_step().await? {
-            Compaction::Freed { .. } => Ok(true),
-            // The scrub finds damaged copies too, verifies them and reports them.
-            Compaction::Idle | Compaction::Damaged(_) => Ok(false),
+    async fn compact(&self) -> Result<Compacted, Error> {
+        let ids = match self.store.compact_step().await? {
+            Compaction::Idle => return Ok(Compacted::Idle),
+            Compaction::Freed { .. } => return Ok(Compacted::Freed),
+            Compaction::Damaged(ids) => ids,
+        };
+        let mut damaged = Vec::with_capacity(ids.len());
+        for id in ids {
+            damaged.extend(self.store.stat(id).await?.map(|stat| (stat.pg, id)));
         }
+        Ok(Compacted::Damaged(damaged))
     }
 
     async fn flush(&self) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 //! and the index is made durable from time to time so that a start replays little.
 
 use super::disk::LocalDisk;
+use super::ports::Compacted;
 use super::worker::{Status, StatusCell, Worker};
 use async_trait::async_trait;
 use everhold_env::Clock;
@@ -31,10 +32,15 @@ impl Compaction {
 
     async fn round(&self, flush: bool) -> Result<(), Error> {
         for _ in 0..STEPS_MAX {
-            if !self.disk.store.compact().await? {
-                break;
+            match self.disk.store.compact().await? {
+                Compacted::Idle => break,
+                Compacted::Freed => self.status.set(Status::Busy("reclaiming dead space".into())),
+                Compacted::Damaged(copies) => {
+                    // They are verified and reported like those that a reader finds.
+                    copies.into_iter().for_each(|(pg, id)| self.disk.suspect(pg, id));
+                    break;
+                }
             }
-            self.status.set(Status::Busy("reclaiming dead space".into()));
         }
         self.status.set(Status::Idle);
         if flush { self.disk.store.flush().await } else { Ok(()) }

@@ -203,11 +203,12 @@ impl Deletion {
             self.disk.store.delete(&dead).await?;
             deleted += dead.len() as u64;
         }
-        if !moved.is_empty() && !self.disk.braked() {
-            if let Some(_deleting) = self.disk.gate.begin(ticket) {
-                self.disk.store.delete(&moved).await?;
-                deleted += moved.len() as u64;
-            }
+        if !moved.is_empty()
+            && !self.disk.braked()
+            && let Some(_deleting) = self.disk.gate.begin(ticket)
+        {
+            self.disk.store.delete(&moved).await?;
+            deleted += moved.len() as u64;
         }
         Ok(deleted)
     }

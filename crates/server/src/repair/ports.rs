@@ -42,6 +42,17 @@ pub trait Cluster: Send + Sync + 'static {
     async fn fetch(&self, from: DiskId, pg: PgId, block: BlockEntry) -> Result<Bytes, Error>;
 }
 
+/// What a step of compaction did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compacted {
+    /// Nothing is worth it.
+    Idle,
+    /// Space was reclaimed; there may be more.
+    Freed,
+    /// These copies are damaged and hold space until they are replaced or deleted.
+    Damaged(Vec<(PgId, BlockId)>),
+}
+
 /// The block store of one disk.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -64,8 +75,8 @@ pub trait Store: Send + Sync + 'static {
     async fn delete(&self, ids: &[BlockId]) -> Result<(), Error>;
     /// How full the disk is.
     fn fullness(&self) -> Fullness;
-    /// Reclaims dead space if that is worth it; `true` when there may be more to do.
-    async fn compact(&self) -> Result<bool, Error>;
+    /// Reclaims dead space if that is worth it, a bounded step at a time.
+    async fn compact(&self) -> Result<Compacted, Error>;
     /// Makes the index durable, so that a start replays little.
     async fn flush(&self) -> Result<(), Error>;
 }

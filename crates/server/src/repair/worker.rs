@@ -29,16 +29,16 @@ impl fmt::Display for Status {
 
 /// A status that the worker writes and the node's status page reads.
 #[derive(Debug, Default)]
-pub struct StatusCell(Mutex<Status>);
+pub(super) struct StatusCell(Mutex<Status>);
 
 impl StatusCell {
     /// Replaces the status.
-    pub fn set(&self, status: Status) {
+    pub(super) fn set(&self, status: Status) {
         *self.0.lock() = status;
     }
 
     /// The status.
-    pub fn get(&self) -> Status {
+    pub(super) fn get(&self) -> Status {
         self.0.lock().clone()
     }
 }

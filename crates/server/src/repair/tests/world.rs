@@ -2,7 +2,7 @@
 //! copies can be damaged, and peers that can be unreachable.
 
 use crate::repair::LocalDisk;
-use crate::repair::ports::{Cluster, Store};
+use crate::repair::ports::{Cluster, Compacted, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use everhold_cluster::{create, map, reads, table};
@@ -370,8 +370,8 @@ impl Store for MemStore {
         Fullness::Normal
     }
 
-    async fn compact(&self) -> Result<bool, Error> {
-        Ok(false)
+    async fn compact(&self) -> Result<Compacted, Error> {
+        Ok(Compacted::Idle)
     }
 
     async fn flush(&self) -> Result<(), Error> {
