@@ -156,7 +156,7 @@ impl ServerConfig {
         }
         // A segment holds its header and at least four of the largest blocks with theirs.
         let segment_min = 4 * (limits::BLOCK_BYTES_MAX as u64 + (8 << 10)) + 4096;
-        if self.segment_bytes.0 < segment_min || self.segment_bytes.0 % 4096 != 0 {
+        if self.segment_bytes.0 < segment_min || !self.segment_bytes.0.is_multiple_of(4096) {
             let why = format!("{} is not a multiple of 4 KiB above 16 MiB", self.segment_bytes);
             return bad("segment_bytes", why);
         }

@@ -7,6 +7,7 @@
 mod body;
 mod gate;
 mod listener;
+mod patient;
 mod reply;
 
 pub(crate) use body::{read_body, read_frames};

@@ -4,14 +4,20 @@
 use crate::node::Node;
 use crate::services::{CallContext, Serve};
 use everhold_consensus::Role;
+use everhold_proto::rpc::Hello;
 use everhold_proto::{Error, Kind};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// One attempt at one address; a leader that is there answers far sooner.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(2);
+/// A node that is there says at once whom it believes to lead.
+const HELLO_LIMIT: Duration = Duration::from_millis(300);
+/// Redirections followed without a pause.
+const REDIRECTIONS_MAX: u32 = 3;
 /// Pause after a round without success, with as much again as jitter.
 const PAUSE_MS: u64 = 100;
 
@@ -47,13 +53,13 @@ impl LeaderHint {
 impl Node {
     /// Whether this node leads, as far as it knows.
     pub(crate) fn is_leader(&self) -> bool {
-        self.raft.current().is_some_and(|c| c.status().role == Role::Leader)
+        self.raft.current().is_some_and(|c| c.watch().borrow().role == Role::Leader)
     }
 
     /// The leader's address as this node knows it.
     pub(crate) fn leader_address(&self) -> Option<String> {
         let of_raft = self.raft.current().and_then(|c| {
-            let leader = c.status().leader?;
+            let leader = c.watch().borrow().leader.clone()?;
             let map = self.map.current();
             Some(map.nodes.get(&leader.node).map_or(leader.address, |n| n.address.clone()))
         });
@@ -73,20 +79,20 @@ impl Node {
         deadline: Instant,
     ) -> Result<R::Reply, Error> {
         let mut last = Error::new(Kind::Retry, "no metadata leader is known");
+        let mut redirections = 0;
         loop {
-            for address in self.candidates() {
-                match self.attempt(&address, request, deadline).await {
+            if let Some(leader) = self.find_leader(deadline).await {
+                match self.attempt(&leader, request, deadline).await {
                     Err(e) if e.is_retryable() => last = e,
                     other => return other,
                 }
-                // A redirection is followed at once, ahead of the other candidates.
-                if let Some(leader) = last.leader.take().filter(|leader| *leader != address) {
-                    match self.attempt(&leader, request, deadline).await {
-                        Err(e) if e.is_retryable() => last = e,
-                        other => return other,
-                    }
-                }
             }
+            // A redirection is followed at once, but two nodes must not send it to and fro.
+            if last.leader.take().is_some() && redirections < REDIRECTIONS_MAX {
+                redirections += 1;
+                continue;
+            }
+            redirections = 0;
             let pause = Duration::from_millis(PAUSE_MS + self.env.entropy.below(PAUSE_MS));
             if self.env.clock.now() + pause >= deadline {
                 return Err(last);
@@ -101,7 +107,10 @@ impl Node {
         request: &R,
         deadline: Instant,
     ) -> Result<R::Reply, Error> {
-        let limit = deadline.min(self.env.clock.now() + ATTEMPT_LIMIT);
+        // A part of the time is kept for another leader: this one may hang.
+        let now = self.env.clock.now();
+        let most = deadline.saturating_duration_since(now).mul_f64(0.6);
+        let limit = now + most.min(ATTEMPT_LIMIT);
         let result = if address == self.address {
             request.clone().serve(self, &CallContext::local(limit)).await
         } else {
@@ -116,18 +125,38 @@ impl Node {
         result
     }
 
-    /// Whom to ask, the likeliest first, each once.
-    fn candidates(&self) -> Vec<String> {
-        let map = self.map.current();
-        let mut all: Vec<String> = self.leader.get().into_iter().collect();
-        all.extend(self.leader_address());
+    /// The leader as this node knows it, or as another node does. Hung nodes cost a short wait each,
+    /// and the order is drawn anew each time so that none of them is in the way for ever.
+    async fn find_leader(&self, deadline: Instant) -> Option<String> {
         if self.is_leader() {
-            all.insert(0, self.address.clone());
+            return Some(self.address.clone());
         }
-        all.extend(map.nodes.values().map(|n| n.address.clone()));
+        if let Some(known) = self.leader_address() {
+            return Some(known);
+        }
+        let mut others = self.others();
+        if !others.is_empty() {
+            let start = self.env.entropy.below(others.len() as u64) as usize;
+            others.rotate_left(start);
+        }
+        for address in others {
+            let limit = deadline.min(self.env.clock.now() + HELLO_LIMIT);
+            let answer = self.wire.call_idempotent(&address, &Hello {}, limit).await;
+            let leader = answer.ok().filter(|hello| hello.cluster == Some(self.cluster));
+            if let Some(leader) = leader.and_then(|hello| hello.leader) {
+                self.leader.set(Some(leader.clone()));
+                return Some(leader);
+            }
+        }
+        None
+    }
+
+    /// Addresses of all other nodes that this one knows of.
+    fn others(&self) -> Vec<String> {
+        let map = self.map.current();
+        let mut all: BTreeSet<String> = map.nodes.values().map(|n| n.address.clone()).collect();
         all.extend(self.leader.known());
-        let mut seen = std::collections::BTreeSet::new();
-        all.retain(|address| seen.insert(address.clone()));
-        all
+        all.remove(&self.address);
+        all.into_iter().collect()
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 impl Node {
     /// The replica, when this node leads; else "ask the leader".
     pub(crate) fn leading(&self) -> Result<Arc<Consensus>, Error> {
-        let consensus = self.raft.current().filter(|c| c.status().role == Role::Leader);
+        let consensus = self.raft.current().filter(|c| c.watch().borrow().role == Role::Leader);
         consensus.ok_or_else(|| self.not_leader())
     }
 
@@ -70,7 +70,8 @@ impl Node {
     }
 
     fn stamp(&self, consensus: &Consensus) -> Result<Stamp, Error> {
-        self.log_time.stamp(&self.env.clock, consensus.status().term, || {
+        let term = consensus.watch().borrow().term;
+        self.log_time.stamp(&self.env.clock, term, || {
             consensus.read(|kv, _| {
                 let header: Header = get_row(kv, &tables::header())?.unwrap_or_default();
                 Ok(header.log_ms)

@@ -53,7 +53,9 @@ impl RaftSeat {
             election_min: Duration::from_millis(pace.election_min_ms),
             election_max: Duration::from_millis(pace.election_max_ms),
         };
-        let config = ConsensusConfig { timing, ..ConsensusConfig::default() };
+        // 64 MiB of cache hold the hot part of a few million files, and leave room in small machines.
+        let store_cache_bytes = 64 << 20;
+        let config = ConsensusConfig { timing, store_cache_bytes, ..ConsensusConfig::default() };
         RaftSeat {
             env,
             directory,

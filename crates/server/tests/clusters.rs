@@ -5,8 +5,8 @@ mod common;
 use common::{TestCluster, TestNode, call, pattern};
 use everhold_client::CreateOptions;
 use everhold_env::Env;
-use everhold_proto::rpc::{GetMap, GetNodeStatus};
-use everhold_proto::{ClusterId, Epoch, Kind};
+use everhold_proto::rpc::{GetMap, GetNodeStatus, PrepareLearner, RetireLearner};
+use everhold_proto::{ClusterId, Epoch, Kind, RaftId};
 use everhold_server::{Origin, Server, StartError};
 
 /// Sizes around the borders: inline, one block, several blocks.
@@ -80,6 +80,7 @@ async fn another_node_leads_when_the_leader_stops() {
             (cluster.status().await.ok()?.voters.len() == 3).then_some(())
         })
         .await;
+    hold_on_to_seats(&cluster).await;
     let leader = cluster.status().await.expect("a status").leader.expect("a leader");
     let map = cluster.status().await.expect("a status").map;
     let address = map.nodes[&leader].address.clone();
@@ -90,6 +91,19 @@ async fn another_node_leads_when_the_leader_stops() {
     cluster.nodes[index].start().await;
     cluster.is_whole().await;
     check_all(&cluster, "b").await;
+}
+
+/// A seat in Raft is neither given twice nor taken away under another id.
+async fn hold_on_to_seats(cluster: &TestCluster) {
+    let (id, raft) = (cluster.cluster_id(), RaftId(99));
+    for node in &cluster.nodes {
+        let prepared = call(&cluster.env, &node.address(), id, &PrepareLearner { raft }).await;
+        assert_eq!(prepared.expect_err("has a seat").kind, Kind::Conflict);
+        let retired = call(&cluster.env, &node.address(), id, &RetireLearner { raft }).await;
+        retired.expect("is no seat of this node");
+        let status = call(&cluster.env, &node.address(), id, &GetNodeStatus {}).await;
+        assert_ne!(status.expect("answers").raft_role, "none");
+    }
 }
 
 /// A directory of one cluster is refused by another one, by a message that names both.

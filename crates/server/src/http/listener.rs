@@ -2,6 +2,7 @@
 //! handlers are called inline, so that a small call costs no wake-up across threads.
 
 use super::Reply;
+use super::patient::Patient;
 use everhold_env::{Env, Listener, Stream};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -15,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 /// A connection that sends no complete request head for this long is closed, idle ones included:
 /// longer than any client keeps an idle connection, short enough that slow senders do not pile up.
 const HEAD_LIMIT: Duration = Duration::from_secs(60);
+/// A peer that takes nothing of its answer for this long is cut off.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
 /// After a stop, connections have this long to finish their call.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Largest request head; ours are below 1 KiB. It also bounds one read of a body.
@@ -103,7 +106,7 @@ async fn connect<H: Handler>(
         .max_headers(HEADERS_MAX)
         .auto_date_header(false)
         .half_close(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, SEND_LIMIT)), service);
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => Some(ended),

@@ -70,8 +70,7 @@ fn disks(node: &Node) -> Vec<DiskStatus> {
             path: disk.path.display().to_string(),
             usage: disk.usage()?,
             blocks: disk.store.space().blocks,
-            checksum_errors: disk.local().map_or(0, |local| local.progress.bad_blocks())
-                + node.counters.checksum_errors.get(),
+            checksum_errors: disk.store.checksum_errors(),
             failed: disk.store.failure(),
         })
     };

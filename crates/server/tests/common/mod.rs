@@ -1,5 +1,7 @@
 //! Clusters of servers in this process, on free ports and temporary directories.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use everhold_client::{Client, ClientOptions, Wire};
 use everhold_env::Env;
 use everhold_proto::map::Labels;
@@ -16,31 +18,31 @@ use tokio::time::Instant;
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// One server, running or stopped, with its directory.
-pub struct TestNode {
-    pub dir: TempDir,
-    pub config: ServerConfig,
-    pub server: Option<Server>,
+pub(crate) struct TestNode {
+    _dir: TempDir,
+    pub(crate) config: ServerConfig,
+    pub(crate) server: Option<Server>,
 }
 
 /// Some servers that form a cluster.
-pub struct TestCluster {
-    pub env: Env,
-    pub nodes: Vec<TestNode>,
+pub(crate) struct TestCluster {
+    pub(crate) env: Env,
+    pub(crate) nodes: Vec<TestNode>,
 }
 
 impl TestNode {
     /// A node that was not started yet.
-    pub fn new(number: usize, origin: Origin) -> Self {
+    pub(crate) fn new(number: usize, origin: Origin) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut config = ServerConfig::new(dir.path(), "127.0.0.1:0", origin);
         config.capacity = Some(ByteSize(1 << 30));
         config.segment_bytes = ByteSize(20 << 20);
         config.labels = Labels { zone: format!("z{number}"), ..Labels::default() };
-        TestNode { dir, config, server: None }
+        TestNode { _dir: dir, config, server: None }
     }
 
     /// Starts it, at the address it had before.
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let started = Server::start(Env::real(), self.config.clone()).await;
         let server = started.unwrap_or_else(|e| panic!("does not start: {e}"));
         self.config.listen = server.address().into();
@@ -48,19 +50,19 @@ impl TestNode {
     }
 
     /// Stops it well.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let server = self.server.take().expect("it runs");
         server.shutdown().await.expect("ends well");
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.config.listen.clone()
     }
 }
 
 impl TestCluster {
     /// Starts `count` nodes and waits until all are in service and every PG is whole.
-    pub async fn start(count: usize, copies: u8) -> Self {
+    pub(crate) async fn start(count: usize, copies: u8) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("EVERHOLD_LOG"))
             .with_test_writer()
@@ -79,7 +81,7 @@ impl TestCluster {
     }
 
     /// Waits until all running nodes are in service, PGs exist and all are full.
-    pub async fn is_whole(&self) {
+    pub(crate) async fn is_whole(&self) {
         for node in &self.nodes {
             let Some(server) = &node.server else { continue };
             tokio::time::timeout(LIMIT, server.in_service()).await.expect("comes into service");
@@ -97,7 +99,7 @@ impl TestCluster {
     }
 
     /// Polls until there is something.
-    pub async fn until<T, F: Future<Output = Option<T>>>(
+    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
         &self,
         what: &str,
         condition: impl Fn() -> F,
@@ -116,7 +118,7 @@ impl TestCluster {
     }
 
     /// Asks each running node until one answers: only the leader does.
-    pub async fn ask<R: Rpc>(&self, request: &R) -> Result<R::Reply, Error> {
+    pub(crate) async fn ask<R: Rpc>(&self, request: &R) -> Result<R::Reply, Error> {
         let mut last = None;
         for node in self.nodes.iter().filter(|node| node.server.is_some()) {
             match call(&self.env, &node.address(), self.cluster_id(), request).await {
@@ -127,17 +129,17 @@ impl TestCluster {
         Err(last.expect("a node runs"))
     }
 
-    pub async fn status(&self) -> Result<ClusterStatus, Error> {
+    pub(crate) async fn status(&self) -> Result<ClusterStatus, Error> {
         self.ask(&GetStatus {}).await
     }
 
-    pub fn cluster_id(&self) -> everhold_proto::ClusterId {
+    pub(crate) fn cluster_id(&self) -> everhold_proto::ClusterId {
         let running = self.nodes.iter().find_map(|node| node.server.as_ref());
         running.expect("a node runs").cluster()
     }
 
     /// A client of the cluster.
-    pub async fn client(&self) -> Arc<Client> {
+    pub(crate) async fn client(&self) -> Arc<Client> {
         let seeds: Vec<String> = self.nodes.iter().map(TestNode::address).collect();
         let connected = Client::connect(self.env.clone(), &seeds, ClientOptions::default()).await;
         connected.expect("connects")
@@ -145,7 +147,7 @@ impl TestCluster {
 }
 
 /// One call by a peer of `cluster`.
-pub async fn call<R: Rpc>(
+pub(crate) async fn call<R: Rpc>(
     env: &Env,
     address: &str,
     cluster: everhold_proto::ClusterId,
@@ -156,7 +158,7 @@ pub async fn call<R: Rpc>(
 }
 
 /// Bytes that differ from file to file.
-pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
