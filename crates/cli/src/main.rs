@@ -1,6 +1,11 @@
 //! The `everhold` binary: arguments in, exit code out. Reading order: [`args`] for what there is,
 //! [`exit`] for how it ends, [`local`] for clusters on this machine, then the commands.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the command line drives real processes and measures real time; the simulator never runs it"
+)]
+
 mod args;
 mod bench;
 mod connect;

@@ -1,5 +1,7 @@
 //! Whole clusters of real processes, driven through the built binary. Few and slow; they take turns.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real processes need real time")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

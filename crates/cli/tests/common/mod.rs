@@ -2,6 +2,7 @@
 //! directory; only processes of this cluster are ever signalled, by the pids in its own pid files.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::disallowed_methods, reason = "tests of real processes need real time")]
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
