@@ -30,6 +30,8 @@ const GET_SHARE_OF_LOOPBACK: f64 = 0.6;
 const PUT_CPU_PER_GIB: f64 = 3.0;
 const SMALL_ALONE_PER_SECOND: f64 = 800.0;
 const SMALL_PARALLEL_PER_SECOND: f64 = 3000.0;
+/// Small files that one client has under way at a time, as a transfer of a tree has.
+const FILES_AT_A_TIME: u32 = 64;
 /// Loopback is measured with as many bytes as take about a second.
 const LOOPBACK_BYTES: u64 = 2 << 30;
 
@@ -154,33 +156,64 @@ async fn figures(
     report.figures.push(meter.stop(running, "sequential get", Unit::Bytes, bytes).await?);
 
     let clients = work::more_clients(&subject.seeds, args.clients).await?;
-    let (one, files) = (&clients[..1], args.files);
-    let phases: [(&[Arc<Client>], &str, &'static str, &'static str); 2] = [
-        (one, "one", "4 KiB files put, 1 client", "4 KiB files get, 1 client"),
-        (
-            &clients,
-            "many",
-            "4 KiB files put, parallel clients",
-            "4 KiB files get, parallel clients",
-        ),
-    ];
-    for (clients, directory, put, get) in phases {
-        let directory = format!("{root}/{directory}");
+    for phase in phases(&clients, args.files) {
+        let directory = format!("{root}/{}", phase.directory);
+        let (clients, files, at_a_time) = (phase.clients, phase.files, phase.at_a_time);
         work::directories(&clients[0], &directory, clients.len(), files).await?;
-        tell(put);
+        tell(phase.put);
         let running = meter.start().await?;
-        work::put_small(clients, &directory, files).await?;
-        report.figures.push(meter.stop(running, put, Unit::Files, u64::from(files)).await?);
-        tell(get);
+        work::put_small(clients, &directory, files, at_a_time).await?;
+        report.figures.push(meter.stop(running, phase.put, Unit::Files, u64::from(files)).await?);
+        tell(phase.get);
         let running = meter.start().await?;
-        work::get_small(clients, &directory, files).await?;
-        report.figures.push(meter.stop(running, get, Unit::Files, u64::from(files)).await?);
+        work::get_small(clients, &directory, files, at_a_time).await?;
+        report.figures.push(meter.stop(running, phase.get, Unit::Files, u64::from(files)).await?);
     }
     for client in &clients {
         client.close().await?;
     }
     add_targets(&mut report);
     Ok(report)
+}
+
+/// One way to put and get small files.
+struct Phase<'a> {
+    clients: &'a [Arc<Client>],
+    directory: &'static str,
+    files: u32,
+    at_a_time: u32,
+    put: &'static str,
+    get: &'static str,
+}
+
+/// One file at a time shows the latency of a commit; many at a time is what a transfer of a tree does.
+fn phases(clients: &[Arc<Client>], files: u32) -> [Phase<'_>; 3] {
+    [
+        Phase {
+            clients: &clients[..1],
+            directory: "single",
+            files: files.div_ceil(10),
+            at_a_time: 1,
+            put: "4 KiB files put, one at a time",
+            get: "4 KiB files get, one at a time",
+        },
+        Phase {
+            clients: &clients[..1],
+            directory: "one",
+            files,
+            at_a_time: FILES_AT_A_TIME,
+            put: "4 KiB files put, 1 client",
+            get: "4 KiB files get, 1 client",
+        },
+        Phase {
+            clients,
+            directory: "many",
+            files,
+            at_a_time: FILES_AT_A_TIME,
+            put: "4 KiB files put, parallel clients",
+            get: "4 KiB files get, parallel clients",
+        },
+    ]
 }
 
 async fn disk_figure(subject: &Subject, bytes: u64) -> CliResult<Figure> {

@@ -104,9 +104,14 @@ pub(super) async fn directories(
     Ok(())
 }
 
-/// Puts `files` files, each client its share, one after another.
-pub(super) async fn put_small(clients: &[Arc<Client>], root: &str, files: u32) -> CliResult {
-    each_client(clients, files, root, |client, index, number, path| async move {
+/// Puts `files` files, each client its share, so many of them at a time.
+pub(super) async fn put_small(
+    clients: &[Arc<Client>],
+    root: &str,
+    files: u32,
+    at_a_time: u32,
+) -> CliResult {
+    each_client(clients, files, root, at_a_time, |client, index, number, path| async move {
         client.put(path, small(index, number), CreateOptions::default()).await?;
         Ok(())
     })
@@ -114,37 +119,47 @@ pub(super) async fn put_small(clients: &[Arc<Client>], root: &str, files: u32) -
 }
 
 /// Gets them back and compares.
-pub(super) async fn get_small(clients: &[Arc<Client>], root: &str, files: u32) -> CliResult {
-    each_client(clients, files, root, |client, index, number, path| async move {
+pub(super) async fn get_small(
+    clients: &[Arc<Client>],
+    root: &str,
+    files: u32,
+    at_a_time: u32,
+) -> CliResult {
+    each_client(clients, files, root, at_a_time, |client, index, number, path| async move {
         let read = client.get(path, 2 * SMALL).await?;
         if read == small(index, number) { Ok(()) } else { Err(differs()) }
     })
     .await
 }
 
-async fn each_client<F, W>(clients: &[Arc<Client>], files: u32, root: &str, work: F) -> CliResult
+async fn each_client<F, W>(
+    clients: &[Arc<Client>],
+    files: u32,
+    root: &str,
+    at_a_time: u32,
+    work: F,
+) -> CliResult
 where
     F: Fn(Arc<Client>, usize, u32, String) -> W + Clone + Send + 'static,
     W: Future<Output = CliResult> + Send,
 {
     let count = u32::try_from(clients.len()).expect("a handful of clients");
-    let workers: Vec<_> = clients
-        .iter()
-        .enumerate()
-        .map(|(index, client)| {
-            let share = files / count + u32::from((index as u32) < files % count);
+    let mut workers = Vec::new();
+    for (index, client) in clients.iter().enumerate() {
+        let share = files / count + u32::from((index as u32) < files % count);
+        for first in 0..at_a_time {
             let (client, root, work) = (client.clone(), root.to_string(), work.clone());
-            client.env().tasks.spawn({
+            workers.push(client.env().tasks.spawn({
                 let client = client.clone();
                 async move {
-                    for number in 0..share {
+                    for number in (first..share).step_by(at_a_time as usize) {
                         work(client.clone(), index, number, path(&root, index, number)).await?;
                     }
                     CliResult::Ok(())
                 }
-            })
-        })
-        .collect();
+            }));
+        }
+    }
     for worker in workers {
         worker.join().await.expect("a worker neither panics nor is aborted")?;
     }
