@@ -249,7 +249,8 @@ impl Stage {
     }
 
     /// Three copies, two of which make a write: the promise is to survive one failure per repair. So
-    /// the second kill comes as soon as every group has two whole copies on nodes that live.
+    /// the second kill comes when every group has two whole copies on nodes that live, and in the
+    /// middle of the repair, which the next leader has to carry on.
     async fn may_lose_another(&self, reading_since: Instant) -> CliResult<bool> {
         let Ok(status) = self.admin.status(STATUS_LIMIT).await else { return Ok(false) };
         let dead = self.watch.lock().storage().map(|killed| killed.node);
@@ -261,10 +262,11 @@ impl Stage {
             });
             whole.count() >= 2
         });
+        let safe = safe && self.watch.lock().repair_started_after().is_some();
         if !safe && reading_since.elapsed() > SAFE_LIMIT {
             return Err(CliError::new(
                 Exit::Failed,
-                "the cluster does not get two whole copies of everything on living nodes",
+                "repair has not begun, or not everything has two whole copies on living nodes",
                 "look at DIR/cluster/nodeN/log (run with --keep DIR)",
             ));
         }
