@@ -5,17 +5,35 @@
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 /// Alignment and granularity of direct I/O: the page size, which every disk we know accepts.
 pub const ALIGNMENT: usize = 4096;
 
+/// Size of a huge page on the machines we know.
+const HUGE_PAGE: usize = 2 << 20;
 /// Buffers from this size on are recycled: below it the allocator keeps the memory by itself.
 const RECYCLED_BYTES_MIN: usize = 128 << 10;
 /// Memory that waits to be used again, in the process. Eight of the largest blocks.
 const POOL_BYTES_MAX: usize = 33 << 20;
+
+/// Large buffers live in huge pages where the system has them: one fault instead of 512, and direct I/O
+/// pins one page instead of 512.
+fn advise_huge(start: NonNull<u8>, capacity: usize) {
+    let bytes = capacity / HUGE_PAGE * HUGE_PAGE;
+    if bytes == 0 {
+        return;
+    }
+    // SAFETY: the range is within an allocation of ours; the advice changes no content.
+    let advised = unsafe {
+        rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage)
+    };
+    if let Err(e) = advised {
+        tracing::trace!(error = %e, "no huge pages");
+    }
+}
 
 /// A byte buffer whose address and capacity are multiples of [`ALIGNMENT`]. `len` may be less than
 /// the capacity; the rest is zero until written through [`AlignedBuf::set_len`].
@@ -79,13 +97,17 @@ impl Memory {
         }
         let layout = Self::layout(capacity);
         // SAFETY: the layout has a non-zero size.
-        let raw = unsafe { alloc_zeroed(layout) };
+        let raw = unsafe { alloc(layout) };
         let start = NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout));
+        advise_huge(start, capacity);
+        // SAFETY: the allocation is ours and has this size. It is touched only now, after the advice.
+        unsafe { start.as_ptr().write_bytes(0, capacity) };
         Memory { start, capacity, dirty: 0 }
     }
 
     fn layout(capacity: usize) -> Layout {
-        Layout::from_size_align(capacity, ALIGNMENT)
+        let alignment = if capacity >= HUGE_PAGE { HUGE_PAGE } else { ALIGNMENT };
+        Layout::from_size_align(capacity, alignment)
             .expect("buffer sizes are bounded far below isize::MAX")
     }
 

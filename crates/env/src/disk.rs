@@ -64,6 +64,12 @@ pub trait File: Send + Sync {
     async fn sync_data(&self) -> io::Result<()>;
     /// Length in bytes.
     async fn len(&self) -> io::Result<u64>;
+    /// Extends to `len` with space that is reserved and reads as zeroes, or truncates to it; synced. The
+    /// first write to each place costs the file system a note of its own, which is little beside a
+    /// large write and much beside a small one.
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len_zeroed(len).await
+    }
     /// Extends to `len` with real, written zeroes (fallocate alone leaves unwritten extents, which
     /// cost 20–60 % of the rate later), or truncates to it; synced.
     async fn set_len_zeroed(&self, len: u64) -> io::Result<()>;

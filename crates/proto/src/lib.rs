@@ -5,9 +5,9 @@
 //! whoever needs one of those is not vocabulary. The pure crates (`cluster`, `namespace`) depend on
 //! this crate only, so Cargo keeps them pure.
 
+pub mod apply;
 pub mod checksum;
 pub mod codec;
-pub mod apply;
 pub mod command;
 pub mod error;
 pub mod fs;

@@ -184,7 +184,7 @@ impl Shared {
             let file = self.env.disk.open(&self.reserve_path(), mode).await?;
             match file.len().await? == bytes {
                 true => Ok(()),
-                false => file.set_len_zeroed(bytes).await,
+                false => file.allocate(bytes).await,
             }
         };
         resize.await.map_err(StoreError::io("resize the reserve"))

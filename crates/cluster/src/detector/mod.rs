@@ -122,6 +122,8 @@ struct Watched {
     last_flap: Duration,
     /// Seen Down in the map since then.
     down_since: Option<Duration>,
+    /// How long the map had called it Down when this leadership began.
+    down_before: Duration,
 }
 
 impl Watched {
@@ -137,7 +139,12 @@ impl Watched {
             flaps: 0,
             last_flap: Duration::ZERO,
             down_since: None,
+            down_before: Duration::ZERO,
         }
+    }
+
+    fn down_for(&self, now: Duration) -> Option<Duration> {
+        self.down_since.map(|since| now.saturating_sub(since) + self.down_before)
     }
 }
 
@@ -146,14 +153,18 @@ impl Watched {
 pub struct Detector {
     config: DetectorConfig,
     started: Duration,
+    /// Log time at which the leadership began.
+    started_log_ms: u64,
     last_tick: Duration,
     nodes: BTreeMap<NodeId, Watched>,
 }
 
 impl Detector {
-    /// A detector whose leadership begins now.
-    pub fn new(config: DetectorConfig, now: Duration) -> Self {
-        Detector { config, started: now, last_tick: now, nodes: BTreeMap::new() }
+    /// A detector whose leadership begins now, at log time `log_ms`. The log time tells how long nodes
+    /// were Down before, so that a change of leaders does not put off their repair.
+    pub fn new(config: DetectorConfig, now: Duration, log_ms: u64) -> Self {
+        let nodes = BTreeMap::new();
+        Detector { config, started: now, started_log_ms: log_ms, last_tick: now, nodes }
     }
 
     /// Takes note of something. What is about nodes that no verdict asked for yet is taken too; they are
@@ -199,9 +210,9 @@ impl Detector {
         verdicts
     }
 
-    /// How long the map has called the node Down or Out, as this leader saw it.
+    /// How long the map has called the node Down or Out, under earlier leaders too.
     pub fn down_for(&self, node: NodeId, now: Duration) -> Option<Duration> {
-        self.nodes.get(&node)?.down_since.map(|since| now.saturating_sub(since))
+        self.nodes.get(&node)?.down_for(now)
     }
 
     /// Whether heartbeats of the node arrive.
@@ -253,14 +264,16 @@ impl Detector {
     /// Keeps the detector's own clock of what the map says.
     fn follow(&mut self, node: &Node, now: Duration) {
         let memory = self.config.flap_memory;
+        let before = Duration::from_millis(self.started_log_ms.saturating_sub(node.since_ms));
         self.known(node.id, |watched| {
             if node.state < NodeState::Down {
                 if watched.down_since.take().is_some() {
                     watched.flaps = (watched.flaps + 1).min(FLAPS_MAX);
                     watched.last_flap = now;
                 }
-            } else {
-                watched.down_since.get_or_insert(now);
+            } else if watched.down_since.is_none() {
+                watched.down_since = Some(now);
+                watched.down_before = before;
             }
             if now.saturating_sub(watched.last_flap) > memory {
                 watched.flaps = 0;
@@ -279,8 +292,9 @@ impl Detector {
                 Some((Up, "answers again".into()))
             }
             (Down, evidence) if !matches!(evidence, Evidence::Well) => {
-                let down = now.saturating_sub(watched.down_since?);
-                let give_up = down >= self.config.out_after && !node.maintenance && !braked;
+                let down = watched.down_for(now)?;
+                let long_enough = down >= self.config.out_after && self.is_past_grace(now);
+                let give_up = long_enough && !node.maintenance && !braked;
                 give_up.then(|| (Out, format!("down for {:.0} s", down.as_secs_f64())))
             }
             _ => None,

@@ -18,7 +18,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let world = World::new(3, &["a", "b", "c"]);
-        let detector = Detector::new(DetectorConfig::default(), Duration::from_secs(100));
+        let detector = Detector::new(DetectorConfig::default(), Duration::from_secs(100), 0);
         let now = Duration::from_secs(100);
         Bench { world, detector, now, silent: Vec::new(), braked: false }
     }
@@ -243,4 +243,20 @@ fn an_out_node_returns() {
     bench.until(2, NodeState::Up);
     bench.pass(TICK);
     assert_eq!(bench.detector.down_for(NodeId(2), bench.now), None);
+}
+
+/// A change of leaders does not put off the repair: the time that a node was Down under the old leader
+/// counts. The new one gives it up only after its own grace, in which the node may be heard again.
+#[test]
+fn time_down_under_an_earlier_leader_counts() {
+    let mut bench = Bench::new();
+    bench.pass(3_000);
+    bench.silent = vec![2];
+    bench.until(2, NodeState::Down);
+    let since_ms = bench.world.map().nodes[&NodeId(2)].since_ms;
+    let config = DetectorConfig::default();
+    bench.detector = Detector::new(config.clone(), bench.now, since_ms + 9_000);
+    let out_after = bench.until(2, NodeState::Out);
+    let grace = config.grace.as_millis() as u64;
+    assert!((grace..=grace + 1_000).contains(&out_after), "{out_after}");
 }

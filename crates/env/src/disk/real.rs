@@ -203,6 +203,10 @@ impl File for RealFile {
         self.run(|inner| Ok(inner.file.metadata()?.len())).await
     }
 
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        self.run(move |inner| inner.allocate(len)).await
+    }
+
     async fn set_len_zeroed(&self, len: u64) -> io::Result<()> {
         self.run(move |inner| inner.set_len_zeroed(len)).await
     }
@@ -289,6 +293,25 @@ impl Inner {
         Ok(())
     }
 
+    /// One request for all blocks keeps the file contiguous and finds out early that the disk is full.
+    /// Tells whether the file system supports it.
+    fn reserve(&self, from: u64, to: u64) -> io::Result<bool> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, from, to - from) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::NOSPC) => Err(io::ErrorKind::StorageFull.into()),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let old = self.file.metadata()?.len();
+        if len <= old || !self.reserve(old, len)? {
+            return self.set_len_zeroed(len);
+        }
+        self.file.set_len(len)?;
+        self.file.sync_all()
+    }
+
     fn set_len_zeroed(&self, len: u64) -> io::Result<()> {
         assert!(len.is_multiple_of(ALIGNMENT as u64), "length {len} is not aligned");
         let old = self.file.metadata()?.len();
@@ -296,13 +319,7 @@ impl Inner {
             self.file.set_len(len)?;
             return self.file.sync_all();
         }
-        // One request for all blocks keeps the file contiguous and finds out early that the disk is
-        // full; where it is not supported the writes below allocate.
-        let allocated =
-            rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, old, len - old);
-        if allocated == Err(rustix::io::Errno::NOSPC) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        self.reserve(old, len)?;
         let start = old.next_multiple_of(ALIGNMENT as u64);
         self.file.set_len(start)?;
         let zeroes = AlignedBuf::zeroed(ZERO_CHUNK_BYTES);

@@ -106,11 +106,11 @@ struct Growth {
 }
 
 impl Controller {
-    /// The leadership begins now.
-    pub(crate) fn new(config: DetectorConfig, began: Instant) -> Self {
+    /// The leadership begins now, at log time `log_ms`.
+    pub(crate) fn new(config: DetectorConfig, began: Instant, log_ms: u64) -> Self {
         Controller {
             began,
-            detector: Detector::new(config, Duration::ZERO),
+            detector: Detector::new(config, Duration::ZERO, log_ms),
             slow_at: Duration::ZERO,
             planned_on: Epoch(0),
             growth: Growth::default(),

@@ -57,7 +57,11 @@ async fn lead(node: &Arc<Node>, consensus: &Arc<Consensus>, term: u64) {
     if let Err(e) = consensus.barrier(clock.now() + CATCH_UP).await {
         return tracing::info!(error = %e, "the leadership is not confirmed yet");
     }
-    let mut controller = Controller::new(DetectorConfig::default(), clock.now());
+    let log_ms = match log_ms(node, consensus) {
+        Ok(log_ms) => log_ms,
+        Err(e) => return tracing::warn!(error = %e, "the leader cannot read its own state"),
+    };
+    let mut controller = Controller::new(DetectorConfig::default(), clock.now(), log_ms);
     let (refused_tx, mut refused) = mpsc::channel(PROBES_MAX);
     let mut hands = Hands::new(node.clone(), consensus.clone(), refused_tx);
     while is_leading(node, consensus, term) {

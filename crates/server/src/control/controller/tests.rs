@@ -61,7 +61,7 @@ impl Leader {
         let voters = map.nodes.keys().copied().take(1).collect();
         let members = Membership { voters, ..Membership::default() };
         Leader {
-            controller: Controller::new(DetectorConfig::default(), now),
+            controller: Controller::new(DetectorConfig::default(), now, 0),
             began: now,
             now,
             map,
