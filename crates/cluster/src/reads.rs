@@ -134,7 +134,7 @@ pub struct Deletable {
     pub moved: Vec<BlockId>,
 }
 
-/// Which of `blocks` the disk may delete, by the one rule (DESIGN "Block ids and deletion, one rule").
+/// Which of `blocks` the disk may delete, by the one rule of deletion (`docs/protocol.md`).
 /// The answer is a permission only if the point is linearizable: not older than the question.
 pub fn may_delete(
     kv: &dyn KvRead,

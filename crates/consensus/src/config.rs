@@ -118,7 +118,7 @@ impl ConsensusConfig {
 mod tests {
     use super::*;
 
-    /// Guards the setting that openraft's default would break safety with (see FACTS and the ADR).
+    /// Guards the setting that openraft's default would break safety with (ADR 0005).
     #[test]
     fn a_restarted_leader_must_be_elected_again() {
         let config = ConsensusConfig::default().raft().unwrap();

@@ -158,7 +158,7 @@ pub struct DiskUsage {
     pub fullness: Fullness,
 }
 
-/// A change of one PG's members, each refused when it would break a rule of DESIGN §3.
+/// A change of one PG's members, each refused when it would break a rule of `docs/protocol.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PgChange {
     /// The disk becomes a member and must compare.

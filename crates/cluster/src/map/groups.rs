@@ -1,6 +1,6 @@
 //! Placement groups: their creation and each change of their members.
 //!
-//! The rules of DESIGN "Completeness and location": a `leave` and the end of a former count *full*
+//! The rules of `docs/protocol.md` on members: a `leave` and the end of a former count *full*
 //! members, a member that goes Out stays as former, a former comes back as a joiner only. Each change
 //! names the generation it was planned on.
 

@@ -1,7 +1,7 @@
 //! Permissions to delete *moved* blocks, and what ends them.
 //!
 //! The leader permits a disk that is neither member nor former of a PG to delete its copies. The disk
-//! may become a member again right after that answer. DESIGN §3: "A disk that learns that it is a
+//! may become a member again right after that answer. `docs/protocol.md`: "A disk that learns that it is a
 //! member again drops such permissions before its first acknowledgement, repair or comparison."
 //!
 //! **Invariant:** [`Gate::enter`] returns only when no deletion under an older permission runs or can
