@@ -59,7 +59,7 @@ impl Default for ClientOptions {
             deadline: Duration::from_secs(30),
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
-            write_window: 8,
+            write_window: 16,
             read_window: 6,
             buffers: 64,
         }

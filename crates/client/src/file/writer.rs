@@ -66,6 +66,8 @@ pub struct FileWriter {
     writing: VecDeque<Task<Result<Written>>>,
     written: Vec<Written>,
     hidden: Option<Hidden>,
+    /// The commit under way of blocks before these; there is one at a time.
+    committing: Option<Task<Result<()>>>,
 }
 
 /// The file under its hidden name.
@@ -111,6 +113,7 @@ impl Client {
             writing: VecDeque::new(),
             written: Vec::new(),
             hidden: None,
+            committing: None,
         })
     }
 
@@ -214,7 +217,7 @@ impl FileWriter {
         if self.writing.len() + self.written.len() >= DIRECT_BLOCKS_MAX {
             self.collect(self.client.options.write_window.max(1) - 1).await?;
             if self.written.len() >= COMMIT_BLOCKS {
-                self.commit_hidden().await?;
+                self.commit_behind().await?;
             }
         }
         self.collect(self.client.options.write_window.max(1) - 1).await?;
@@ -247,8 +250,7 @@ impl FileWriter {
     async fn collect(&mut self, count: usize) -> Result<()> {
         while self.writing.len() > count {
             let task = self.writing.pop_front().expect("more than none");
-            let gone = || ClientError::new(Kind::Internal, "the write of a block was aborted");
-            self.written.push(task.join().await.ok_or_else(gone)??);
+            self.written.push(task.join().await.ok_or_else(|| aborted("the write of a block"))??);
         }
         Ok(())
     }
@@ -260,15 +262,26 @@ impl FileWriter {
         self.client.commit(place.policy, written, self.client.deadline(), make).await
     }
 
-    /// Commits what is written to the file under its hidden name.
+    /// Commits all that is written to the file under its hidden name.
     async fn commit_hidden(&mut self) -> Result<()> {
+        while !self.written.is_empty() {
+            self.commit_behind().await?;
+        }
+        self.committed().await
+    }
+
+    /// Starts to commit the next blocks under the hidden name, while more of them are written.
+    async fn commit_behind(&mut self) -> Result<()> {
+        self.committed().await?;
         if self.hidden.is_none() {
             self.hide().await?;
         }
         let inode = self.hidden.as_ref().expect("just made").inode;
-        while !self.written.is_empty() {
-            let rest = self.written.split_off(self.written.len().min(COMMIT_BLOCKS));
-            let part = std::mem::replace(&mut self.written, rest);
+        let rest = self.written.split_off(self.written.len().min(COMMIT_BLOCKS));
+        let part = std::mem::replace(&mut self.written, rest);
+        let (client, policy) = (self.client.clone(), self.place.policy);
+        let deadline = client.deadline();
+        self.committing = Some(self.client.env.tasks.spawn(async move {
             let make = |content| FsOp::Commit {
                 inode,
                 expected_version: None,
@@ -276,10 +289,17 @@ impl FileWriter {
                 size_at_least: 0,
                 append: false,
             };
-            let deadline = self.client.deadline();
-            self.client.commit(self.place.policy, part, deadline, make).await?;
-        }
+            client.commit(policy, part, deadline, make).await.map(drop)
+        }));
         Ok(())
+    }
+
+    /// Waits for the commit under way.
+    async fn committed(&mut self) -> Result<()> {
+        match self.committing.take() {
+            Some(task) => task.join().await.ok_or_else(|| aborted("the commit of blocks"))?,
+            None => Ok(()),
+        }
     }
 
     async fn hide(&mut self) -> Result<()> {
@@ -318,6 +338,10 @@ impl FileWriter {
         self.hidden = None;
         Ok(attr)
     }
+}
+
+fn aborted(what: &str) -> ClientError {
+    ClientError::new(Kind::Internal, format!("{what} was aborted"))
 }
 
 impl Drop for FileWriter {
