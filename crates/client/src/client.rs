@@ -49,7 +49,7 @@ pub struct ClientOptions {
     /// Blocks that one reader reads ahead.
     pub read_window: usize,
     /// Blocks of 4 MiB that all writers of this client hold in memory until they are committed. It bounds
-    /// how long a small write waits behind large ones: 24 blocks are a quarter of a second at 400 MiB/s.
+    /// how long a small write waits behind large ones: 32 blocks are a third of a second at 400 MiB/s.
     pub buffers: usize,
 }
 
@@ -60,9 +60,9 @@ impl Default for ClientOptions {
             deadline: Duration::from_secs(30),
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
-            write_window: 8,
+            write_window: 10,
             read_window: 6,
-            buffers: 24,
+            buffers: 32,
         }
     }
 }

@@ -16,8 +16,8 @@ pub const ALIGNMENT: usize = 4096;
 const HUGE_PAGE: usize = 2 << 20;
 /// Buffers from this size on are recycled: below it the allocator keeps the memory by itself.
 const RECYCLED_BYTES_MIN: usize = 128 << 10;
-/// Memory that waits to be used again, in the process. Eight of the largest blocks.
-const POOL_BYTES_MAX: usize = 33 << 20;
+/// Memory that waits to be used again, in the process. Sixteen of the largest blocks.
+const POOL_BYTES_MAX: usize = 66 << 20;
 
 /// Large buffers live in huge pages where the system has them: one fault instead of 512, and direct I/O
 /// pins one page instead of 512.
