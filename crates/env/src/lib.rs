@@ -16,7 +16,7 @@ pub use buffer::{ALIGNMENT, AlignedBuf};
 pub use clock::{Clock, DeadlineExceeded};
 pub use disk::{Disk, File, OpenMode};
 pub use entropy::Entropy;
-pub use net::{Listener, Net, Stream};
+pub use net::{Listener, Net, Network, NetworkListener, NetworkStream, Stream};
 pub use tasks::{RaftRuntime, Task, Tasks};
 
 use std::sync::Arc;

@@ -1,41 +1,71 @@
-//! TCP: the operating system's, or the simulator's behind the feature `sim`.
+//! TCP: the operating system's, or whatever network a simulator brings.
 
+use async_trait::async_trait;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The port to the network.
-#[derive(Clone, Copy, Debug)]
+/// A network other than the operating system's.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Listens on `HOST:PORT`.
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn NetworkListener>>;
+    /// Connects to `HOST:PORT`. The caller bounds the wait.
+    async fn connect(&self, address: &str) -> io::Result<Box<dyn NetworkStream>>;
+}
+
+/// A bound socket of a [`Network`].
+#[async_trait]
+pub trait NetworkListener: Send + Sync {
+    /// The next connection and its peer.
+    async fn accept(&self) -> io::Result<(Box<dyn NetworkStream>, SocketAddr)>;
+    /// The address it is bound to.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// A connection of a [`Network`].
+pub trait NetworkStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> NetworkStream for S {}
+
+/// The port to the network. Cheap to clone.
+#[derive(Clone)]
 pub struct Net(Kind);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 enum Kind {
     Real,
-    #[cfg(feature = "sim")]
-    Simulated,
+    Simulated(Arc<dyn Network>),
 }
 
 /// A bound socket that accepts connections.
-#[derive(Debug)]
 pub enum Listener {
     /// The operating system's.
     Real(tokio::net::TcpListener),
-    /// The simulator's.
-    #[cfg(feature = "sim")]
-    Simulated(turmoil::net::TcpListener),
+    /// A simulator's.
+    Simulated(Box<dyn NetworkListener>),
 }
 
 /// A connection.
-#[derive(Debug)]
 pub enum Stream {
     /// The operating system's.
     Real(tokio::net::TcpStream),
-    /// The simulator's.
-    #[cfg(feature = "sim")]
-    Simulated(turmoil::net::TcpStream),
+    /// A simulator's.
+    Simulated(Box<dyn NetworkStream>),
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Real => "Net(real)",
+            Kind::Simulated(_) => "Net(simulated)",
+        })
+    }
 }
 
 impl Net {
@@ -44,36 +74,29 @@ impl Net {
         Net(Kind::Real)
     }
 
-    /// The simulator's network; only inside a turmoil host.
-    #[cfg(feature = "sim")]
-    pub fn simulated() -> Self {
-        Net(Kind::Simulated)
+    /// A simulator's network.
+    pub fn simulated(network: Arc<dyn Network>) -> Self {
+        Net(Kind::Simulated(network))
     }
 
     /// Listens on `HOST:PORT`; port 0 takes a free one.
     pub async fn listen(&self, address: &str) -> io::Result<Listener> {
-        match self.0 {
+        match &self.0 {
             Kind::Real => Ok(Listener::Real(tokio::net::TcpListener::bind(address).await?)),
-            #[cfg(feature = "sim")]
-            Kind::Simulated => {
-                Ok(Listener::Simulated(turmoil::net::TcpListener::bind(address).await?))
-            }
+            Kind::Simulated(network) => Ok(Listener::Simulated(network.listen(address).await?)),
         }
     }
 
     /// Connects to `HOST:PORT` within `limit`, with Nagle's delay off.
     pub async fn connect(&self, address: &str, limit: Duration) -> io::Result<Stream> {
         let attempt = async {
-            match self.0 {
+            match &self.0 {
                 Kind::Real => {
                     let stream = tokio::net::TcpStream::connect(address).await?;
                     stream.set_nodelay(true)?;
                     Ok(Stream::Real(stream))
                 }
-                #[cfg(feature = "sim")]
-                Kind::Simulated => {
-                    Ok(Stream::Simulated(turmoil::net::TcpStream::connect(address).await?))
-                }
+                Kind::Simulated(network) => Ok(Stream::Simulated(network.connect(address).await?)),
             }
         };
         tokio::time::timeout(limit, attempt)
@@ -91,7 +114,6 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok((Stream::Real(stream), peer))
             }
-            #[cfg(feature = "sim")]
             Listener::Simulated(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 Ok((Stream::Simulated(stream), peer))
@@ -103,7 +125,6 @@ impl Listener {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Listener::Real(listener) => listener.local_addr(),
-            #[cfg(feature = "sim")]
             Listener::Simulated(listener) => listener.local_addr(),
         }
     }
@@ -113,7 +134,6 @@ macro_rules! each {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
             Stream::Real($stream) => $call,
-            #[cfg(feature = "sim")]
             Stream::Simulated($stream) => $call,
         }
     };
@@ -149,7 +169,6 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Stream::Real(s) => s.is_write_vectored(),
-            #[cfg(feature = "sim")]
             Stream::Simulated(s) => s.is_write_vectored(),
         }
     }

@@ -95,7 +95,7 @@ impl Hands {
             return;
         }
         let (net, refused, observations) =
-            (self.node.env.net, self.refused.clone(), self.node.observations.clone());
+            (self.node.env.net.clone(), self.refused.clone(), self.node.observations.clone());
         let task = self.node.env.tasks.spawn(async move {
             let Err(e) = net.connect(&address, PROBE_LIMIT).await else { return };
             let gone = matches!(
