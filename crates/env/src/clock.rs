@@ -2,14 +2,25 @@
 
 use everhold_proto::Timestamp;
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 /// The port to time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// In the simulator: the wall time at `started`. `None`: ask the operating system.
-    simulated: Option<(Timestamp, Instant)>,
+    /// `None`: ask the operating system.
+    simulated: Option<Simulated>,
+}
+
+/// A wall clock in the simulator.
+#[derive(Clone, Copy, Debug)]
+struct Simulated {
+    /// Wall time at `started`.
+    wall: Timestamp,
+    started: Instant,
+    /// How far it was set forward since, in nanoseconds.
+    set_by: &'static AtomicI64,
 }
 
 /// A wait that reached its deadline.
@@ -23,9 +34,10 @@ impl Clock {
         Clock { simulated: None }
     }
 
-    /// A wall clock that starts at `wall` and advances with tokio's (simulated) time.
-    pub fn simulated(wall: Timestamp) -> Self {
-        Clock { simulated: Some((wall, Instant::now())) }
+    /// A wall clock that starts at `wall` and advances with tokio's (simulated) time. Whoever holds
+    /// `set_by` may set it forward or back, by nanoseconds, as an administrator or NTP does.
+    pub fn simulated(wall: Timestamp, set_by: &'static AtomicI64) -> Self {
+        Clock { simulated: Some(Simulated { wall, started: Instant::now(), set_by }) }
     }
 
     /// Monotonic now.
@@ -37,7 +49,10 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the port that others must use")]
     pub fn wall(&self) -> Timestamp {
         match self.simulated {
-            Some((wall, started)) => Timestamp(wall.0 + started.elapsed().as_nanos() as i64),
+            Some(Simulated { wall, started, set_by }) => {
+                let since = started.elapsed().as_nanos() as i64;
+                Timestamp(wall.0.saturating_add(since).saturating_add(set_by.load(Relaxed)))
+            }
             None => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Timestamp(since.as_nanos() as i64)

@@ -7,7 +7,7 @@ mod simulated;
 
 pub use real::RealDisk;
 pub use redb_backend::RedbBackend;
-pub use simulated::{Fault, SimDisk};
+pub use simulated::{DiskImage, Fault, Pace, SimDisk};
 
 use crate::AlignedBuf;
 use async_trait::async_trait;

@@ -11,6 +11,7 @@ pub mod disk;
 mod entropy;
 pub mod net;
 mod tasks;
+mod witness;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
 pub use clock::{Clock, DeadlineExceeded};
@@ -18,6 +19,7 @@ pub use disk::{Disk, File, OpenMode};
 pub use entropy::Entropy;
 pub use net::{Listener, Net, Network, NetworkListener, NetworkStream, Stream};
 pub use tasks::{RaftRuntime, Task, Tasks};
+pub use witness::{Witness, Witnesses};
 
 use std::sync::Arc;
 
@@ -34,6 +36,8 @@ pub struct Env {
     pub disk: Arc<dyn Disk>,
     /// Background work.
     pub tasks: Tasks,
+    /// Whoever looks on.
+    pub witness: Witnesses,
 }
 
 impl Env {
@@ -45,6 +49,7 @@ impl Env {
             net: Net::real(),
             disk: Arc::new(disk::RealDisk::new()),
             tasks: Tasks::real(),
+            witness: Witnesses::none(),
         }
     }
 }

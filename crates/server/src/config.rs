@@ -1,6 +1,7 @@
 //! What one server process is told at its start. Parameters of the whole cluster (policies) live in
 //! the replicated state, not here.
 
+use everhold_consensus::{ConsensusConfig, RaftTiming};
 use everhold_proto::map::Labels;
 use everhold_proto::{ByteSize, limits};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub struct ServerConfig {
     /// Pace of Raft.
     #[serde(default)]
     pub raft: RaftPace,
+    /// What the metadata takes on disk and in memory.
+    #[serde(default)]
+    pub metadata: MetadataStorage,
     /// How much the node takes on at once.
     #[serde(default)]
     pub load: LoadLimits,
@@ -71,6 +75,33 @@ pub struct RaftPace {
 impl Default for RaftPace {
     fn default() -> Self {
         RaftPace { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 }
+    }
+}
+
+/// What the metadata takes on the disk and in the memory of a voter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetadataStorage {
+    /// Size of one segment file of the Raft log.
+    pub log_segment_bytes: ByteSize,
+    /// A snapshot is taken after so much log.
+    pub snapshot_log_bytes: ByteSize,
+    /// So much log is kept behind a snapshot, for voters that lag.
+    pub keep_log_bytes: ByteSize,
+    /// Page cache of the replicated state.
+    pub cache_bytes: ByteSize,
+}
+
+impl Default for MetadataStorage {
+    fn default() -> Self {
+        let consensus = ConsensusConfig::default();
+        MetadataStorage {
+            log_segment_bytes: ByteSize(consensus.segment_bytes),
+            snapshot_log_bytes: ByteSize(consensus.snapshot_log_bytes),
+            keep_log_bytes: ByteSize(consensus.keep_log_bytes),
+            // It holds the hot part of a few million files, and leaves room in small machines.
+            cache_bytes: ByteSize(64 << 20),
+        }
     }
 }
 
@@ -130,6 +161,7 @@ impl ServerConfig {
             capacity: None,
             segment_bytes: default_segment(),
             raft: RaftPace::default(),
+            metadata: MetadataStorage::default(),
             load: LoadLimits::default(),
             join_seconds: default_join_seconds(),
         }
@@ -170,6 +202,18 @@ impl ServerConfig {
         {
             return bad("raft", "needs 0 < 2 × heartbeat <= election_min < election_max".into());
         }
+        // A segment holds the largest command with its frame.
+        let log_segment_min = 2 * limits::COMMAND_BYTES_MAX as u64;
+        let storage = self.metadata;
+        if storage.log_segment_bytes.0 < log_segment_min
+            || !storage.log_segment_bytes.0.is_multiple_of(4096)
+            || storage.snapshot_log_bytes.0 == 0
+            || storage.cache_bytes.0 < 1 << 20
+        {
+            let why = "needs log segments of a multiple of 4 KiB from 2 MiB on, a snapshot size and \
+                       a cache of at least 1 MiB";
+            return bad("metadata", why.into());
+        }
         let load = self.load;
         if load.connections_max == 0
             || load.metadata_calls_max == 0
@@ -179,6 +223,23 @@ impl ServerConfig {
             return bad("load", "no limit may be 0, and two blocks must fit into memory".into());
         }
         Ok(())
+    }
+
+    /// What of it is about consensus.
+    pub(crate) fn consensus(&self) -> ConsensusConfig {
+        let (pace, storage) = (self.raft, self.metadata);
+        ConsensusConfig {
+            timing: RaftTiming {
+                heartbeat: Duration::from_millis(pace.heartbeat_ms),
+                election_min: Duration::from_millis(pace.election_min_ms),
+                election_max: Duration::from_millis(pace.election_max_ms),
+            },
+            segment_bytes: storage.log_segment_bytes.0,
+            snapshot_log_bytes: storage.snapshot_log_bytes.0,
+            keep_log_bytes: storage.keep_log_bytes.0,
+            store_cache_bytes: usize::try_from(storage.cache_bytes.0).unwrap_or(usize::MAX),
+            ..ConsensusConfig::default()
+        }
     }
 
     /// How long a fresh node looks for its cluster.
@@ -218,6 +279,7 @@ mod tests {
         assert_eq!(named(&|c| c.segment_bytes = ByteSize(4096)), "segment_bytes");
         assert_eq!(named(&|c| c.capacity = Some(ByteSize(1))), "capacity");
         assert_eq!(named(&|c| c.raft.election_min_ms = 100), "raft");
+        assert_eq!(named(&|c| c.metadata.log_segment_bytes = ByteSize(4096)), "metadata");
         assert_eq!(named(&|c| c.load.connections_max = 0), "load");
     }
 }

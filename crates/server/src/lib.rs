@@ -31,6 +31,7 @@ mod store_port;
 pub mod control;
 pub mod repair;
 
-pub use config::{BadConfig, LoadLimits, Origin, RaftPace, ServerConfig};
+pub use config::{BadConfig, LoadLimits, MetadataStorage, Origin, RaftPace, ServerConfig};
 pub use error::{Fatal, StartError};
 pub use server::Server;
+pub use state::ClusterState;

@@ -4,7 +4,6 @@
 //! **Invariant:** a log is only ever opened under the Raft id that it was created for, and no second
 //! log is created while there is one: a vote must never be forgotten.
 
-use crate::config::RaftPace;
 use crate::directory::DataDirectory;
 use crate::error::{Fatal, StartError};
 use crate::map_cache::MapCache;
@@ -15,7 +14,7 @@ use bytes::Bytes;
 use everhold_client::Wire;
 use everhold_consensus::{
     Consensus, ConsensusConfig, ConsensusError, LogIdentity, Opening, RaftNode, RaftRpc,
-    RaftTiming, RaftTransport,
+    RaftTransport,
 };
 use everhold_env::{Env, Task};
 use everhold_proto::rpc::RAFT_PREFIX;
@@ -44,18 +43,10 @@ impl RaftSeat {
         env: Env,
         directory: Arc<DataDirectory>,
         cluster: ClusterId,
-        pace: RaftPace,
+        config: ConsensusConfig,
         transport: Arc<dyn RaftTransport>,
         fatal: mpsc::Sender<Fatal>,
     ) -> Self {
-        let timing = RaftTiming {
-            heartbeat: Duration::from_millis(pace.heartbeat_ms),
-            election_min: Duration::from_millis(pace.election_min_ms),
-            election_max: Duration::from_millis(pace.election_max_ms),
-        };
-        // 64 MiB of cache hold the hot part of a few million files, and leave room in small machines.
-        let store_cache_bytes = 64 << 20;
-        let config = ConsensusConfig { timing, store_cache_bytes, ..ConsensusConfig::default() };
         RaftSeat {
             env,
             directory,

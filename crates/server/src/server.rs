@@ -189,7 +189,7 @@ async fn assemble(
         env.clone(),
         directory.clone(),
         cluster,
-        config.raft,
+        config.consensus(),
         transport,
         fatal.clone(),
     );

@@ -13,7 +13,8 @@ use everhold_proto::kv::{KvResult, KvTxn};
 use everhold_proto::{Error, Kind, LogIndex, codec};
 
 /// The state machine of the first metadata shard.
-pub(crate) struct ClusterState;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClusterState;
 
 impl StateMachine for ClusterState {
     fn apply(&self, txn: &mut dyn KvTxn, index: LogIndex, command: &[u8]) -> KvResult<Vec<u8>> {

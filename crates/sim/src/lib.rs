@@ -1,3 +1,9 @@
 //! The machine that searches for ways to break Everhold: the production code of a whole cluster in one
 //! deterministic simulated world, faults and workloads drawn from one seed, and checkers that hold
 //! what happened against the invariants.
+
+#[macro_use]
+pub mod trace;
+pub mod net;
+pub mod oracle;
+pub mod world;

@@ -276,6 +276,9 @@ impl Writer {
         let Some(written) = batch.into_written() else { return };
         let result = match self.write_and_sync(written.slot, written.writes).await {
             Ok(()) => {
+                for effect in &written.effects {
+                    self.shared.env.witness.tell(|witness| effect.show(&self.shared.dir, witness));
+                }
                 let mut catalog = self.shared.catalog.lock();
                 if let Some(last) = written.last {
                     catalog.advance(written.end, last);

@@ -20,6 +20,7 @@ fn env(disk: &SimDisk) -> Env {
         net: Net::real(),
         disk: Arc::new(disk.clone()),
         tasks: Tasks::simulated(1),
+        witness: everhold_env::Witnesses::none(),
     }
 }
 

@@ -41,6 +41,13 @@ impl Host {
         let answers = self.commit_batch(&batch.entries, last).map_err(|e| self.fail(e))?;
         drop(writer);
         self.note_applied(last, batch.entries.len() as u64);
+        self.0.env.witness.tell(|witness| {
+            for (entry, answer) in batch.entries.iter().zip(&answers) {
+                if let EntryPayload::Normal(command) = &entry.payload {
+                    witness.applied(LogIndex(entry.log_id.index), &command.0, answer);
+                }
+            }
+        });
         for (responder, answer) in batch.responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
                 responder.send(Answer(answer));

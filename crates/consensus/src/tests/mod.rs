@@ -161,6 +161,7 @@ impl Group {
             net: Net::real(),
             disk: Arc::new(node.disk.clone().with_sync_delay(Duration::from_millis(2))),
             tasks: Tasks::simulated(self.seed),
+            witness: everhold_env::Witnesses::none(),
         };
         node.alive = Arc::new(AtomicBool::new(true));
         let link =

@@ -43,6 +43,28 @@ pub enum Fault {
     },
     /// The disk holds only this many bytes: what would make files longer fails with `StorageFull`.
     Capacity(u64),
+    /// The n-th write from now to a file below this directory lands in another place of the file.
+    MisdirectedAt(PathBuf, u64),
+    /// Calls wait for the device as long as [`SimDisk::set_pace`] says.
+    Stalled,
+}
+
+/// How long calls take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Each `sync_data` and `sync_dir`, so that a crash can fall into one.
+    pub sync: Duration,
+    /// Each read of a [`File`].
+    pub read: Duration,
+    /// Each write of a [`File`].
+    pub write: Duration,
+}
+
+/// What was durable on a disk at some time; see [`SimDisk::durable_image`].
+#[derive(Clone)]
+pub struct DiskImage {
+    names: BTreeMap<PathBuf, Arc<Mutex<Inode>>>,
+    dirs: BTreeSet<PathBuf>,
 }
 
 /// Size of a simulated disk unless [`Fault::Capacity`] says otherwise.
@@ -52,7 +74,6 @@ const CAPACITY: u64 = 1 << 40;
 #[derive(Clone)]
 pub struct SimDisk {
     tree: Arc<Mutex<Tree>>,
-    sync_delay: Duration,
 }
 
 type Names = BTreeMap<PathBuf, Arc<Mutex<Inode>>>;
@@ -67,8 +88,11 @@ struct Tree {
     power_at: Option<u64>,
     write_error_at: Option<u64>,
     read_error_at: Option<u64>,
+    misdirected_at: Option<(PathBuf, u64)>,
     capacity: u64,
     changes: u64,
+    pace: Pace,
+    stalled: bool,
 }
 
 impl Default for SimDisk {
@@ -89,16 +113,67 @@ impl SimDisk {
             power_at: None,
             write_error_at: None,
             read_error_at: None,
+            misdirected_at: None,
             capacity: CAPACITY,
             changes: 0,
+            pace: Pace::default(),
+            stalled: false,
         };
-        SimDisk { tree: Arc::new(Mutex::new(tree)), sync_delay: Duration::ZERO }
+        SimDisk { tree: Arc::new(Mutex::new(tree)) }
     }
 
-    /// The same disk through a handle whose syncs take `delay`, so that a crash can fall into one.
-    pub fn with_sync_delay(mut self, delay: Duration) -> Self {
-        self.sync_delay = delay;
+    /// The same disk; from now on its syncs take `delay`, so that a crash can fall into one.
+    pub fn with_sync_delay(self, delay: Duration) -> Self {
+        self.set_pace(Pace { sync: delay, ..Pace::default() });
         self
+    }
+
+    /// From now on calls take so long.
+    pub fn set_pace(&self, pace: Pace) {
+        self.tree.lock().pace = pace;
+    }
+
+    /// Whether [`Fault::PowerAt`] has struck: the machine must be restarted with [`SimDisk::crash`].
+    pub fn has_lost_power(&self) -> bool {
+        self.tree.lock().power_lost
+    }
+
+    /// The process that used the disk was killed: open handles are dead, and nothing is lost.
+    pub fn kill(&self) {
+        let mut tree = self.tree.lock();
+        tree.life += 1;
+        (tree.power_at, tree.write_error_at, tree.read_error_at) = (None, None, None);
+    }
+
+    /// Everything below `dir` is gone, as if the device had been replaced by an empty one.
+    pub fn wipe(&self, dir: &Path) {
+        let mut tree = self.tree.lock();
+        tree.life += 1;
+        tree.live.retain(|path, _| !path.starts_with(dir));
+        tree.durable.retain(|path, _| !path.starts_with(dir));
+        tree.dirs.retain(|path| !path.starts_with(dir));
+    }
+
+    /// Files below `dir` with their lengths, in order.
+    pub fn files(&self, dir: &Path) -> Vec<(PathBuf, u64)> {
+        let tree = self.tree.lock();
+        let below = tree.live.iter().filter(|(path, _)| path.starts_with(dir));
+        below.map(|(path, inode)| (path.clone(), inode.lock().live.len())).collect()
+    }
+
+    /// A copy of what is durable now.
+    pub fn durable_image(&self) -> DiskImage {
+        let tree = self.tree.lock();
+        DiskImage { names: copy_of(&tree.durable), dirs: tree.dirs.clone() }
+    }
+
+    /// The disk goes back to an earlier state, as if restored from a backup; open handles are dead.
+    pub fn restore(&self, image: &DiskImage) {
+        let mut tree = self.tree.lock();
+        tree.life += 1;
+        tree.live = copy_of(&image.names);
+        tree.durable = tree.live.clone();
+        tree.dirs = image.dirs.clone();
     }
 
     /// Lets something go wrong.
@@ -109,6 +184,8 @@ impl SimDisk {
             Fault::WriteErrorAt(n) => tree.write_error_at = Some(n),
             Fault::ReadErrorAt(n) => tree.read_error_at = Some(n),
             Fault::Capacity(bytes) => tree.capacity = bytes,
+            Fault::MisdirectedAt(dir, n) => tree.misdirected_at = Some((dir, n)),
+            Fault::Stalled => tree.stalled = true,
             Fault::BitFlip { path, offset, bit } => {
                 if let Some(inode) = tree.live.get(&path) {
                     inode.lock().flip(offset, bit);
@@ -121,7 +198,9 @@ impl SimDisk {
     pub fn heal(&self) {
         let mut tree = self.tree.lock();
         (tree.power_at, tree.write_error_at, tree.read_error_at) = (None, None, None);
+        tree.misdirected_at = None;
         tree.capacity = CAPACITY;
+        tree.stalled = false;
     }
 
     /// Power loss and restart: what was not synced is lost, open handles are dead, pending power and
@@ -156,14 +235,27 @@ impl SimDisk {
             }
             None => return Err(io::ErrorKind::NotFound.into()),
         };
-        let (life, tree, sync_delay) = (tree.life, self.tree.clone(), self.sync_delay);
-        Ok(SimFile { tree, inode, life, sync_delay, is_owner: AtomicBool::new(false) })
+        let (life, tree, path) = (tree.life, self.tree.clone(), path.to_owned());
+        Ok(SimFile { tree, inode, life, path, is_owner: AtomicBool::new(false) })
     }
+}
 
-    async fn delay(&self) {
-        if !self.sync_delay.is_zero() {
-            tokio::time::sleep(self.sync_delay).await;
-        }
+fn copy_of(names: &Names) -> Names {
+    let copy = |inode: &Arc<Mutex<Inode>>| Arc::new(Mutex::new(inode.lock().durable_copy()));
+    names.iter().map(|(path, inode)| (path.clone(), copy(inode))).collect()
+}
+
+/// How often a call that waits for a stalled device looks whether it goes on.
+const STALL_POLL: Duration = Duration::from_millis(20);
+
+/// Waits as long as a call takes at the disk's pace, and while the disk is stalled.
+async fn wait(tree: &Mutex<Tree>, takes: impl Fn(&Pace) -> Duration) {
+    let delay = takes(&tree.lock().pace);
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    while tree.lock().stalled {
+        tokio::time::sleep(STALL_POLL).await;
     }
 }
 
@@ -202,6 +294,21 @@ impl Tree {
         self.check_power()
     }
 
+    /// Whether a misdirected write strikes now.
+    fn goes_astray(&mut self, path: &Path) -> bool {
+        match &mut self.misdirected_at {
+            Some((dir, n)) if path.starts_with(&*dir) => {
+                *n -= 1;
+                let strikes = *n == 0;
+                if strikes {
+                    self.misdirected_at = None;
+                }
+                strikes
+            }
+            _ => false,
+        }
+    }
+
     fn used(&self) -> u64 {
         self.live.values().map(|inode| inode.lock().live.len()).sum()
     }
@@ -223,6 +330,12 @@ impl Tree {
         }
         self.durable.clone()
     }
+}
+
+/// Where a misdirected write lands: as far from the start as it should be from the end.
+fn elsewhere(offset: u64, len: u64) -> u64 {
+    let mirrored = len.saturating_sub(offset) / 2;
+    mirrored / ALIGNMENT as u64 * ALIGNMENT as u64
 }
 
 /// Counts down a fault; true when it strikes now.
@@ -282,7 +395,7 @@ impl Disk for SimDisk {
 
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let life = self.tree.lock().life;
-        self.delay().await;
+        wait(&self.tree, |pace| pace.sync).await;
         let mut tree = self.tree.lock();
         if tree.life != life {
             return Err(io::Error::other("simulated power loss"));
@@ -329,7 +442,7 @@ struct SimFile {
     tree: Arc<Mutex<Tree>>,
     inode: Arc<Mutex<Inode>>,
     life: u64,
-    sync_delay: Duration,
+    path: PathBuf,
     /// Holds the lock of the whole file.
     is_owner: AtomicBool,
 }
@@ -380,7 +493,9 @@ impl SimFile {
         self.check_room(&tree, offset + bytes.len() as u64)?;
         // A write that power loss hits stays in the list of unsynced ones: it may tear.
         tree.count_change()?;
-        self.inode.lock().write(offset, bytes);
+        let mut inode = self.inode.lock();
+        let astray = tree.goes_astray(&self.path).then(|| elsewhere(offset, inode.live.len()));
+        inode.write(astray.unwrap_or(offset), bytes);
         tree.check_power()
     }
 
@@ -423,6 +538,7 @@ impl SimFile {
 impl File for SimFile {
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<AlignedBuf> {
         assert!(offset.is_multiple_of(ALIGNMENT as u64), "offset {offset} is not aligned");
+        wait(&self.tree, |pace| pace.read).await;
         let end = self.inode.lock().live.len();
         let wanted = len.next_multiple_of(ALIGNMENT) as u64;
         let mut buf = AlignedBuf::zeroed(wanted.min(end.saturating_sub(offset)) as usize);
@@ -432,15 +548,14 @@ impl File for SimFile {
 
     async fn write_at(&self, offset: u64, buf: AlignedBuf) -> io::Result<AlignedBuf> {
         assert!(offset.is_multiple_of(ALIGNMENT as u64), "offset {offset} is not aligned");
+        wait(&self.tree, |pace| pace.write).await;
         SimFile::write(self, offset, buf.padded())?;
         Ok(buf)
     }
 
     async fn sync_data(&self) -> io::Result<()> {
         let mark = self.inode.lock().mark();
-        if !self.sync_delay.is_zero() {
-            tokio::time::sleep(self.sync_delay).await;
-        }
+        wait(&self.tree, |pace| pace.sync).await;
         self.sync_up_to(mark)
     }
 

@@ -18,7 +18,7 @@ impl Serve for Hello {
             node: node.registration.node(),
             format: FORMAT_VERSION,
             leader: node.leader_address(),
-            pid: std::process::id(),
+            pid: process::id(&node.env),
         })
     }
 }
@@ -51,13 +51,13 @@ pub(super) fn node_status(node: &Node) -> NodeStatus {
     let role = node.raft.current().map(|c| format!("{:?}", c.status().role).to_lowercase());
     NodeStatus {
         node: node.registration.node(),
-        pid: std::process::id(),
+        pid: process::id(&node.env),
         raft_role: role.unwrap_or_else(|| "none".into()),
         epoch: node.map.epoch(),
         disks: disks(node),
         repair: node.repair_progress(),
-        cpu_seconds: process::cpu_seconds(),
-        resident_bytes: process::resident_bytes(),
+        cpu_seconds: process::cpu_seconds(&node.env),
+        resident_bytes: process::resident_bytes(&node.env),
         workers: node.signals.workers(),
     }
 }

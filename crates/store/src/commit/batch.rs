@@ -4,9 +4,10 @@ use crate::StoreError;
 use crate::catalog::{Catalog, Head};
 use crate::format::{Body, HEADER_BYTES, Place, RecordHeader};
 use crate::index::Entry;
-use everhold_env::AlignedBuf;
+use everhold_env::{AlignedBuf, Witness};
 use everhold_proto::BlockId;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// Records up to this size are copied together into one write: copying 64 KiB takes 10 µs, another
 /// system call on another thread about 20.
@@ -24,6 +25,13 @@ impl Effect {
     fn id(&self) -> BlockId {
         match self {
             Effect::Put { id, .. } | Effect::Delete { id, .. } => *id,
+        }
+    }
+
+    pub(super) fn show(&self, dir: &Path, witness: &dyn Witness) {
+        match self {
+            Effect::Put { id, entry, .. } => witness.stored(dir, entry.pg, entry.listed(*id)),
+            Effect::Delete { id, .. } => witness.deleted(dir, *id),
         }
     }
 

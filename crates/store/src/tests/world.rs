@@ -27,6 +27,7 @@ impl World {
             net: Net::real(),
             disk: Arc::new(disk.clone()),
             tasks: Tasks::simulated(1),
+            witness: everhold_env::Witnesses::none(),
         };
         let config = StoreConfig {
             segment_bytes: 256 << 10,

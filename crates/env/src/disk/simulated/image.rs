@@ -3,16 +3,17 @@
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Unit in which images are kept; pages that were never written read as zero and take no memory.
 const PAGE: usize = 4096;
 /// Unit that a disk writes atomically.
 const SECTOR: usize = 512;
 
-/// Sparse bytes.
+/// Sparse bytes. Pages are shared between clones until they are written.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Image {
-    pages: BTreeMap<u64, Box<[u8; PAGE]>>,
+    pages: BTreeMap<u64, Arc<[u8; PAGE]>>,
     len: u64,
 }
 
@@ -44,8 +45,8 @@ impl Image {
             let piece = &bytes[done..done + n];
             let number = at / PAGE as u64;
             if self.pages.contains_key(&number) || piece.iter().any(|b| *b != 0) {
-                let page = self.pages.entry(number).or_insert_with(|| Box::new([0; PAGE]));
-                page[within..within + n].copy_from_slice(piece);
+                let page = self.pages.entry(number).or_insert_with(|| Arc::new([0; PAGE]));
+                Arc::make_mut(page)[within..within + n].copy_from_slice(piece);
             }
             done += n;
         }
@@ -57,7 +58,7 @@ impl Image {
             self.pages.retain(|number, _| number * (PAGE as u64) < len);
             let within = (len % PAGE as u64) as usize;
             if let Some(page) = self.pages.get_mut(&(len / PAGE as u64)) {
-                page[within..].fill(0);
+                Arc::make_mut(page)[within..].fill(0);
             }
         }
         self.len = len;
@@ -123,6 +124,11 @@ impl Inode {
     pub(super) fn flip(&mut self, offset: u64, bit: u8) {
         self.live.flip(offset, bit);
         self.durable.flip(offset, bit);
+    }
+
+    /// The same content, durable, as a file of its own.
+    pub(super) fn durable_copy(&self) -> Inode {
+        Inode { live: self.durable.clone(), durable: self.durable.clone(), ..Inode::default() }
     }
 
     /// Power loss: what was not synced is gone; with `rng`, each sector of it by the toss of a coin.

@@ -1,0 +1,174 @@
+//! What ought to be true at every moment, held against what the nodes show.
+//!
+//! The oracle runs a replica of its own: the real state machine over a map in memory, fed with each
+//! committed command once. Beside it stands a book of the copies: which block each block store has on
+//! stable storage, as the stores themselves announce it. From both, each invariant of the design that
+//! speaks of the inside of the cluster can be checked at any step.
+
+mod audit;
+mod replica;
+
+pub use audit::Convergence;
+
+use crate::trace;
+use everhold_env::Witness;
+use everhold_proto::map::ClusterMap;
+use everhold_proto::table::BlockEntry;
+use everhold_proto::{BlockId, DiskId, DiskSession, LogIndex, PgId};
+use parking_lot::Mutex;
+use replica::Replica;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Violation {
+    /// Which one, by name.
+    pub invariant: String,
+    /// What was seen.
+    pub detail: String,
+    /// The shortest history that shows it.
+    pub history: Vec<String>,
+}
+
+/// Violations kept of one run: the first ones tell what happened, the rest follows from them.
+const VIOLATIONS_MAX: usize = 8;
+
+/// See the module's words. Clones share it.
+#[derive(Clone, Default)]
+pub struct Oracle(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    replica: Replica,
+    hosts: BTreeMap<String, Copies>,
+    /// Length and checksum of every block id ever stored.
+    contents: BTreeMap<BlockId, (u32, u32, String)>,
+    /// What happened to each block, for the history of a violation.
+    stories: BTreeMap<BlockId, Vec<String>>,
+    violations: Vec<Violation>,
+}
+
+/// The block store of one host.
+#[derive(Default)]
+struct Copies {
+    blocks: BTreeMap<BlockId, (PgId, BlockEntry)>,
+    /// Something was done to the disk that the store does not know: what it holds is uncertain.
+    damaged: bool,
+    /// Its device was emptied in this disk session: what the cluster believes of it holds again once the
+    /// disk has registered anew.
+    emptied_in: Option<DiskSession>,
+}
+
+/// Lines kept of each block's story.
+const STORY_LINES_MAX: usize = 40;
+
+impl Oracle {
+    /// The witness inside of `host`.
+    pub fn witness(&self, host: &str) -> Arc<dyn Witness> {
+        Arc::new(Inside { oracle: self.clone(), host: host.into() })
+    }
+
+    /// What was found so far.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.0.lock().violations.clone()
+    }
+
+    /// The cluster map at the newest committed entry.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.0.lock().replica.map()
+    }
+
+    /// The newest entry that any node has applied.
+    pub fn applied(&self) -> LogIndex {
+        self.0.lock().replica.last()
+    }
+
+    /// Bits of the disk of `host` decayed, or a write went astray.
+    pub fn damaged(&self, host: &str) {
+        self.0.lock().hosts.entry(host.into()).or_default().damaged = true;
+    }
+
+    /// The block store of `host` was emptied, or went back to an earlier state.
+    pub fn emptied(&self, host: &str, blocks_left: bool) {
+        let mut inner = self.0.lock();
+        let session = inner.disk_of(host).map(|(_, session)| session);
+        let copies = inner.hosts.entry(host.into()).or_default();
+        if !blocks_left {
+            copies.blocks.clear();
+            copies.damaged = false;
+        }
+        copies.emptied_in = Some(session.unwrap_or_default());
+    }
+}
+
+impl Inner {
+    fn violate(&mut self, invariant: &str, detail: String, about: Option<BlockId>) {
+        if self.violations.len() >= VIOLATIONS_MAX {
+            return;
+        }
+        crate::event!("VIOLATION {invariant}: {detail}");
+        let mut history = match about {
+            Some(id) => self.stories.get(&id).cloned().unwrap_or_default(),
+            None => trace::last_lines(),
+        };
+        history.push(format!("{:>9.3} {detail}", trace::now_ms() as f64 / 1e3));
+        self.violations.push(Violation { invariant: invariant.into(), detail, history });
+    }
+
+    fn tell(&mut self, id: BlockId, what: std::fmt::Arguments<'_>) {
+        let story = self.stories.entry(id).or_default();
+        if story.len() < STORY_LINES_MAX {
+            story.push(format!("{:>9.3} {what}", trace::now_ms() as f64 / 1e3));
+        }
+    }
+
+    /// The disk that stands on a host, and its session, as the map has it.
+    fn disk_of(&self, host: &str) -> Option<(DiskId, DiskSession)> {
+        let map = self.replica.map();
+        let node = map.nodes.values().find(|node| host_of(&node.address) == host)?;
+        map.disks.values().find(|disk| disk.node == node.id).map(|disk| (disk.id, disk.session))
+    }
+}
+
+/// `n3:7400` is on host `n3`.
+fn host_of(address: &str) -> &str {
+    address.split(':').next().unwrap_or(address)
+}
+
+struct Inside {
+    oracle: Oracle,
+    host: String,
+}
+
+impl Witness for Inside {
+    fn applied(&self, index: LogIndex, command: &[u8], answer: &[u8]) {
+        self.oracle.0.lock().applied(&self.host, index, command, answer);
+    }
+
+    fn stored(&self, _dir: &Path, pg: PgId, block: BlockEntry) {
+        let (mut inner, host) = (self.oracle.0.lock(), self.host.as_str());
+        let inner = &mut *inner;
+        inner.tell(block.id, format_args!("{host} has {} of {pg} on stable storage", block.id));
+        let content = (block.length, block.crc, host.to_owned());
+        let first = inner.contents.entry(block.id).or_insert(content).clone();
+        if (first.0, first.1) != (block.length, block.crc) {
+            let detail = format!(
+                "block {} is {} bytes {:08x} on {} and {} bytes {:08x} on {host}",
+                block.id, first.0, first.1, first.2, block.length, block.crc
+            );
+            inner.violate("invariant_2_blocks_never_change", detail, Some(block.id));
+        }
+        inner.hosts.entry(host.into()).or_default().blocks.insert(block.id, (pg, block));
+    }
+
+    fn deleted(&self, _dir: &Path, id: BlockId) {
+        let (mut inner, host) = (self.oracle.0.lock(), self.host.as_str());
+        inner.tell(id, format_args!("{host} deleted {id}"));
+        let held = inner.hosts.entry(host.into()).or_default().blocks.remove(&id);
+        if let Some((pg, _)) = held {
+            inner.check_deletion(host, pg, id);
+        }
+    }
+}
