@@ -1,22 +1,53 @@
-use everhold_sim::{trace, world::*};
-use std::time::{Duration, Instant};
+//! x
+use everhold_sim::{faults::Kind, plan::Plan, run, trace};
+use std::time::Instant;
 fn main() {
     if std::env::var("LOG").is_ok() {
-        tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_env("LOG")).without_time().init();
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_env_filter(tracing_subscriber::EnvFilter::from_env("LOG"))
+            .without_time()
+            .init();
     }
-    let seed = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(1);
-    let secs: u64 = std::env::args().nth(2).and_then(|s| s.parse().ok()).unwrap_or(30);
-    let tick: u64 = std::env::args().nth(3).and_then(|s| s.parse().ok()).unwrap_or(1);
-    trace::begin(None);
-    let mut w = World::new(Shape { seed, nodes: 5, spares: 0, zones: 3, tick: Duration::from_millis(tick), latency: Duration::from_millis(3), sync_ms: 2 });
-    for c in 1..=3 { w.spawn_host(&format!("c{c}"), || async { std::future::pending().await }); }
-    let start = Instant::now();
-    while w.elapsed() < Duration::from_secs(secs) {
-        w.step().unwrap();
-        if w.elapsed().as_millis() % 5000 == 0 {
-            let m = w.oracle().map();
-            println!("{:?} real {:?} nodes {} disks {} pgs {} applied {} left {:?} hash {:x?}", w.elapsed(), start.elapsed(), m.nodes.len(), m.disks.len(), m.pgs.len(), w.oracle().applied(), w.oracle().convergence(5), trace::summary());
+    let range = std::env::args().nth(1).unwrap();
+    let (a, b): (u64, u64) = match range.split_once("..") {
+        Some((a, b)) => (a.parse().unwrap(), b.parse().unwrap()),
+        None => (range.parse().unwrap(), range.parse().unwrap()),
+    };
+    for seed in a..=b {
+        trace::begin(std::env::var("TRACE").ok().map(|p| std::fs::File::create(p).unwrap()));
+        let start = Instant::now();
+        let mut plan = Plan::of(seed);
+        if let Some(k) = std::env::args().nth(2) {
+            if k == "none" {
+                plan.budget.kinds.clear()
+            } else {
+                plan.budget.kinds = Kind::ALL
+                    .into_iter()
+                    .filter(|x| k.split(',').any(|y| y == x.to_string()))
+                    .collect()
+            }
+        }
+        let o = run::run(&plan);
+        println!(
+            "seed {seed} nodes {} {:?} sim {:.0} conv {:.0} real {:?} {:016x} {} {:?} {:?}",
+            plan.shape.nodes,
+            plan.budget.kinds,
+            o.simulated_seconds,
+            o.converged_seconds,
+            start.elapsed(),
+            o.hash,
+            o.events,
+            o.operations,
+            o.faults
+        );
+        for v in &o.violations {
+            println!("  VIOLATION {}: {}", v.invariant, v.detail);
+            if std::env::var("H").is_ok() {
+                for h in &v.history {
+                    println!("      {h}")
+                }
+            }
         }
     }
-    println!("{:?}", w.oracle().violations());
 }

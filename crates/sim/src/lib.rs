@@ -4,6 +4,10 @@
 
 #[macro_use]
 pub mod trace;
+pub mod faults;
+mod load;
 pub mod net;
 pub mod oracle;
+pub mod plan;
+pub mod run;
 pub mod world;

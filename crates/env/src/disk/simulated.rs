@@ -161,6 +161,17 @@ impl SimDisk {
         below.map(|(path, inode)| (path.clone(), inode.lock().live.len())).collect()
     }
 
+    /// Bytes in all files.
+    pub fn used(&self) -> u64 {
+        self.tree.lock().used()
+    }
+
+    /// Offsets of the pages (of 4096 bytes) of a file that hold something.
+    pub fn pages(&self, path: &Path) -> Vec<u64> {
+        let tree = self.tree.lock();
+        tree.live.get(path).map(|inode| inode.lock().live.pages()).unwrap_or_default()
+    }
+
     /// A copy of what is durable now.
     pub fn durable_image(&self) -> DiskImage {
         let tree = self.tree.lock();

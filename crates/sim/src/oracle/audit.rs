@@ -25,6 +25,21 @@ impl Oracle {
         }
     }
 
+    /// Whether every placement group has all its copies, on disks that have registered since they were
+    /// emptied.
+    pub fn is_redundant(&self, nodes: usize) -> bool {
+        let inner = self.0.lock();
+        let map = inner.replica.map();
+        let registered = |host: &String, copies: &super::Copies| {
+            let session = inner.disk_of(host).map(|(_, session)| session);
+            copies.emptied_in.is_none_or(|since| session.is_some_and(|now| now > since))
+        };
+        map.nodes.values().filter(|node| node.state == NodeState::Up).count() >= nodes
+            && !map.pgs.is_empty()
+            && map.pgs.values().all(|pg| inner.lack(&map, pg).is_none())
+            && inner.hosts.iter().all(|(host, copies)| registered(host, copies))
+    }
+
     /// **Invariant 10**: what is left to do before the cluster is whole again.
     pub fn convergence(&self, nodes: usize) -> Convergence {
         self.0.lock().convergence(nodes)
@@ -35,10 +50,11 @@ impl Inner {
     /// Live blocks of a PG.
     fn live(&self, pg: PgId) -> Vec<BlockId> {
         let prefix = Key::new(Table::Block).u32(pg.0).done();
-        let rows = scan_rows(&self.replica.kv, &prefix, &prefix_end(&prefix), usize::MAX, |key, row| {
-            let row: BlockRow = row;
-            tables::block_id_of(key).filter(|_| row.references > 0)
-        });
+        let rows =
+            scan_rows(&self.replica.kv, &prefix, &prefix_end(&prefix), usize::MAX, |key, row| {
+                let row: BlockRow = row;
+                tables::block_id_of(key).filter(|_| row.references > 0)
+            });
         rows.unwrap_or_default()
     }
 
@@ -73,7 +89,8 @@ impl Inner {
         let Some(group) = map.pgs.get(&pg) else { return };
         for member in group.members.iter().filter(|member| member.complete) {
             let disk = member.disk;
-            if self.holds(&map, disk, id) == Some(false) && !self.is_recorded_missing(pg, disk, id) {
+            if self.holds(&map, disk, id) == Some(false) && !self.is_recorded_missing(pg, disk, id)
+            {
                 if self.is_lost(pg, id) {
                     continue;
                 }
@@ -95,7 +112,8 @@ impl Inner {
         let row = map.disks.get(&disk)?;
         let host = host_of(&map.nodes.get(&row.node)?.address);
         let copies = self.hosts.get(host)?;
-        let uncertain = copies.damaged || copies.emptied_in.is_some_and(|since| row.session <= since);
+        let uncertain =
+            copies.damaged || copies.emptied_in.is_some_and(|since| row.session <= since);
         if uncertain { None } else { Some(copies.blocks.contains_key(&id)) }
     }
 
@@ -139,19 +157,21 @@ impl Inner {
         let (full, members) = (pg.full_members(), pg.members.len());
         let settled = full >= copies && members == copies && pg.formers.is_empty();
         (!settled).then(|| {
-            format!("{} has {full} full of {members} members and {} formers", pg.id, pg.formers.len())
+            format!(
+                "{} has {full} full of {members} members and {} formers",
+                pg.id,
+                pg.formers.len()
+            )
         })
     }
 
     /// Blocks on disks that nothing needs any more.
     fn orphans(&self, map: &ClusterMap) -> Vec<String> {
         let mut orphans = Vec::new();
-        for disk in map.disks.values() {
-            let Some(node) = map.nodes.get(&disk.node) else { continue };
-            let host = host_of(&node.address);
-            let Some(copies) = self.hosts.get(host) else { continue };
+        for (host, copies) in self.hosts.iter().filter(|(_, copies)| !copies.damaged) {
+            let Some((disk, _)) = self.disk_of(host) else { continue };
             for (id, (pg, _)) in &copies.blocks {
-                let belongs = map.pgs.get(pg).is_some_and(|pg| pg.holders().any(|d| d == disk.id));
+                let belongs = map.pgs.get(pg).is_some_and(|pg| pg.holders().any(|d| d == disk));
                 if !belongs || !self.is_live(*pg, *id) {
                     orphans.push(format!("{host} holds block {id} of {pg}, which it need not"));
                 }

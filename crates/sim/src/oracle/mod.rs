@@ -90,16 +90,28 @@ impl Oracle {
         self.0.lock().hosts.entry(host.into()).or_default().damaged = true;
     }
 
-    /// The block store of `host` was emptied, or went back to an earlier state.
-    pub fn emptied(&self, host: &str, blocks_left: bool) {
+    /// The block store of `host` was emptied.
+    pub fn emptied(&self, host: &str) {
         let mut inner = self.0.lock();
         let session = inner.disk_of(host).map(|(_, session)| session);
         let copies = inner.hosts.entry(host.into()).or_default();
-        if !blocks_left {
-            copies.blocks.clear();
-            copies.damaged = false;
-        }
+        copies.blocks.clear();
+        copies.damaged = false;
         copies.emptied_in = Some(session.unwrap_or_default());
+    }
+
+    /// The disks of `host` went back to an earlier state: what is on them is uncertain.
+    pub fn rolled_back(&self, host: &str) {
+        self.damaged(host);
+    }
+
+    /// Whatever was damaged on `host` was found and repaired: every block that it must have is there. What
+    /// it should not have any more is uncertain for ever, so its book is made anew from what it announces.
+    pub fn repaired(&self, host: &str) {
+        let mut inner = self.0.lock();
+        if let Some(copies) = inner.hosts.get_mut(host) {
+            copies.emptied_in = None;
+        }
     }
 }
 
@@ -127,7 +139,8 @@ impl Inner {
     /// The disk that stands on a host, and its session, as the map has it.
     fn disk_of(&self, host: &str) -> Option<(DiskId, DiskSession)> {
         let map = self.replica.map();
-        let node = map.nodes.values().find(|node| host_of(&node.address) == host)?;
+        // A machine that was set up anew is another node under the same address: the newest counts.
+        let node = map.nodes.values().rev().find(|node| host_of(&node.address) == host)?;
         map.disks.values().find(|disk| disk.node == node.id).map(|disk| (disk.id, disk.session))
     }
 }

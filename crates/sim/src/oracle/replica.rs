@@ -3,13 +3,13 @@
 use super::Inner;
 use everhold_cluster::reads;
 use everhold_consensus::StateMachine;
+use everhold_proto::LogIndex;
 use everhold_proto::codec;
 use everhold_proto::command::{Command, MapCommand, Stamped, TableCommand};
 use everhold_proto::fs::{Content, FsOp};
 use everhold_proto::kv::MemKv;
 use everhold_proto::map::ClusterMap;
 use everhold_proto::table::NewBlock;
-use everhold_proto::LogIndex;
 use everhold_server::ClusterState;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -142,9 +142,9 @@ impl Inner {
 
 fn content_of(op: &FsOp) -> Option<&Content> {
     match op {
-        FsOp::PutFile { content, .. } | FsOp::Commit { content, .. } | FsOp::Fold { content, .. } => {
-            Some(content)
-        }
+        FsOp::PutFile { content, .. }
+        | FsOp::Commit { content, .. }
+        | FsOp::Fold { content, .. } => Some(content),
         _ => None,
     }
 }

@@ -1,11 +1,16 @@
 //! The simulated world: servers and clients of one cluster on a simulated network, each with a disk and
 //! a clock of its own, driven step by step from outside.
 
+pub mod admin;
+mod client;
 pub(crate) mod host;
+
+pub use client::ClientWork;
 
 use crate::net::Connections;
 use crate::oracle::Oracle;
 use crate::trace;
+use client::ClientHost;
 use everhold_server::Origin;
 use host::{HostState, NodeHost, PORT};
 use std::rc::Rc;
@@ -35,7 +40,10 @@ pub struct World {
     pub(crate) sim: turmoil::Sim<'static>,
     pub(crate) nodes: Vec<Rc<NodeHost>>,
     pub(crate) running: Vec<bool>,
-    pub(crate) connections: Connections,
+    clients: Vec<Rc<ClientHost>>,
+    /// Told when a client has died.
+    client_gone: Option<Box<dyn Fn(usize)>>,
+    connections: Connections,
     pub(crate) oracle: Oracle,
     pub(crate) shape: Shape,
 }
@@ -58,7 +66,10 @@ impl World {
             .enable_random_order()
             .build();
         let (connections, oracle) = (Connections::default(), Oracle::default());
-        let mut world = World { sim, nodes: vec![], running: vec![], connections, oracle, shape };
+        let (nodes, running, clients) = (Vec::new(), Vec::new(), Vec::new());
+        let client_gone = None;
+        let mut world =
+            World { sim, nodes, running, clients, client_gone, connections, oracle, shape };
         for number in 1..=world.shape.nodes {
             world.add_node(number);
         }
@@ -97,6 +108,11 @@ impl World {
         self.nodes.iter().map(|n| format!("{}:{PORT}", n.name())).collect()
     }
 
+    /// `gone` is told the number of each client that dies.
+    pub fn when_client_dies(&mut self, gone: impl Fn(usize) + 'static) {
+        self.client_gone = Some(Box::new(gone));
+    }
+
     /// What looks on.
     pub fn oracle(&self) -> &Oracle {
         &self.oracle
@@ -114,11 +130,79 @@ impl World {
         Ok(())
     }
 
-    /// Runs some software on a host of its own, such as a client; it may return.
-    pub fn spawn_host<F>(&mut self, name: &str, software: impl Fn() -> F + 'static)
-    where
-        F: Future<Output = turmoil::Result> + 'static,
-    {
-        self.sim.host(name, software);
+    /// Ends a server's process. If `silent`, its peers do not learn it from the network.
+    pub(crate) fn kill(&mut self, node: usize, silent: bool) {
+        let name = self.nodes[node].name().to_owned();
+        crate::event!("{name} is killed{}", if silent { ", silently" } else { "" });
+        self.end(node, silent);
+        self.nodes[node].host.disk.kill();
+    }
+
+    /// A machine loses power. If `torn`, of what was not synced some sectors survive.
+    pub(crate) fn power_off(&mut self, node: usize, torn: bool, silent: bool) {
+        let name = self.nodes[node].name().to_owned();
+        crate::event!("{name} loses power{}", if silent { ", silently" } else { "" });
+        self.end(node, silent);
+        let seed = self.sim.elapsed().as_nanos() as u64 ^ self.shape.seed;
+        self.nodes[node].host.disk.crash(torn.then_some(seed));
+    }
+
+    fn end(&mut self, node: usize, silent: bool) {
+        let name = self.nodes[node].name().to_owned();
+        // A machine that is off sends nothing, not even resets of its connections.
+        let others: Vec<(String, String)> = self
+            .host_names()
+            .into_iter()
+            .filter(|o| *o != name)
+            .map(|other| (name.clone(), other))
+            .collect();
+        if silent {
+            self.part(&others);
+        }
+        self.sim.crash(name.as_str());
+        if silent {
+            others.iter().for_each(|(a, b)| self.sim.repair(a.as_str(), b.as_str()));
+        }
+        self.nodes[node].ended.borrow_mut().take();
+        self.running[node] = false;
+    }
+
+    pub(crate) fn start(&mut self, node: usize) {
+        self.running[node] = true;
+        let name = self.nodes[node].name().to_owned();
+        self.sim.bounce(name.as_str());
+    }
+
+    /// Nothing passes between the hosts of each pair.
+    pub(crate) fn part(&mut self, pairs: &[(String, String)]) {
+        for (a, b) in pairs {
+            self.sim.partition(a.as_str(), b.as_str());
+        }
+    }
+
+    /// Everybody reaches everybody.
+    pub(crate) fn heal_network(&mut self) {
+        let hosts = self.host_names();
+        for (at, a) in hosts.iter().enumerate() {
+            for b in &hosts[at + 1..] {
+                self.sim.repair(a.as_str(), b.as_str());
+                self.sim.release(a.as_str(), b.as_str());
+                self.usual_latency(a, b);
+            }
+        }
+    }
+
+    pub(crate) fn usual_latency(&self, a: &str, b: &str) {
+        self.sim.set_link_latency(a, b, self.shape.latency / 2);
+    }
+
+    pub(crate) fn reset(&self, a: &str, b: &str) -> usize {
+        self.connections.reset(a, b, |host| self.sim.lookup(host))
+    }
+
+    /// All hosts but the operator's.
+    pub(crate) fn host_names(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().map(|node| node.name().to_owned());
+        nodes.chain(self.clients.iter().map(|client| client.name().to_owned())).collect()
     }
 }

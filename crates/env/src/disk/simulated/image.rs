@@ -22,6 +22,11 @@ impl Image {
         self.len
     }
 
+    /// Offsets of the pages that are not all zero, or were not once.
+    pub(super) fn pages(&self) -> Vec<u64> {
+        self.pages.keys().map(|number| number * PAGE as u64).collect()
+    }
+
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) {
         let mut done = 0;
         while done < out.len() {
