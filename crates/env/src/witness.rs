@@ -11,6 +11,8 @@ pub trait Witness: Send + Sync {
     /// The replicated state machine applied a command and gave this answer; called in log order, after
     /// the effect can be read.
     fn applied(&self, index: LogIndex, command: &[u8], answer: &[u8]);
+    /// The block store in `dir` was opened and has these blocks, as its index says.
+    fn opened(&self, dir: &Path, blocks: &[(PgId, BlockEntry)]);
     /// The block store in `dir` has a block on stable storage, or moved it.
     fn stored(&self, dir: &Path, pg: PgId, block: BlockEntry);
     /// The block store in `dir` deleted a block durably.
@@ -30,6 +32,11 @@ impl Witnesses {
     /// `witness` looks.
     pub fn one(witness: Arc<dyn Witness>) -> Self {
         Witnesses(Some(witness))
+    }
+
+    /// Whether somebody looks: what costs more to show is not even collected for nobody.
+    pub fn is_someone(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Shows the witness something, if there is one.

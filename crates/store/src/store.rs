@@ -78,7 +78,21 @@ impl BlockStore {
             writer: Mutex::new(Some(writer)),
             maintenance: Mutex::new(Some(maintenance)),
         };
+        if env.witness.is_someone() {
+            store.show(dir).await?;
+        }
         Ok((Arc::new(store), report))
+    }
+
+    /// Shows the witness everything that the store has.
+    async fn show(&self, dir: &Path) -> Result<(), StoreError> {
+        let mut blocks = Vec::new();
+        for pg in self.pgs().await? {
+            let of_pg = self.list(pg, None, usize::MAX).await?;
+            blocks.extend(of_pg.into_iter().map(|block| (pg, block)));
+        }
+        self.shared.env.witness.tell(|witness| witness.opened(dir, &blocks));
+        Ok(())
     }
 
     fn queue(&self) -> Result<Arc<Queue>, StoreError> {

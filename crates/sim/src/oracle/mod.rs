@@ -160,9 +160,27 @@ impl Witness for Inside {
         self.oracle.0.lock().applied(&self.host, index, command, answer);
     }
 
+    fn opened(&self, _dir: &Path, blocks: &[(PgId, BlockEntry)]) {
+        let (mut inner, host) = (self.oracle.0.lock(), self.host.as_str());
+        let found: BTreeMap<BlockId, (PgId, BlockEntry)> =
+            blocks.iter().map(|(pg, block)| (block.id, (*pg, *block))).collect();
+        crate::event!("{host} opens its store: {} blocks", found.len());
+        let copies = inner.hosts.entry(host.into()).or_default();
+        let known = std::mem::replace(&mut copies.blocks, found);
+        if copies.damaged {
+            return;
+        }
+        let lost = known.keys().find(|id| !copies.blocks.contains_key(id)).copied();
+        if let Some(id) = lost {
+            let detail = format!("{host} had block {id} on stable storage and opens without it");
+            inner.violate("invariant_1_acknowledged_is_durable", detail, Some(id));
+        }
+    }
+
     fn stored(&self, _dir: &Path, pg: PgId, block: BlockEntry) {
         let (mut inner, host) = (self.oracle.0.lock(), self.host.as_str());
         let inner = &mut *inner;
+        crate::event!("{host} stored {} of {pg}", block.id);
         inner.tell(block.id, format_args!("{host} has {} of {pg} on stable storage", block.id));
         let content = (block.length, block.crc, host.to_owned());
         let first = inner.contents.entry(block.id).or_insert(content).clone();
@@ -178,6 +196,7 @@ impl Witness for Inside {
 
     fn deleted(&self, _dir: &Path, id: BlockId) {
         let (mut inner, host) = (self.oracle.0.lock(), self.host.as_str());
+        crate::event!("{host} deleted {id}");
         inner.tell(id, format_args!("{host} deleted {id}"));
         let held = inner.hosts.entry(host.into()).or_default().blocks.remove(&id);
         if let Some((pg, _)) = held {
