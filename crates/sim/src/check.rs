@@ -21,6 +21,7 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use locks::LOCK;
 pub use model::{Call, Model};
 pub use search::{Answer, check};
 pub use shrink::{Minimal, shrink};

@@ -6,4 +6,4 @@ pub mod history;
 
 pub mod check;
 
-//WORK
+pub mod workload;

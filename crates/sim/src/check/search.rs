@@ -36,19 +36,30 @@ pub(super) struct Config<S> {
 #[derive(Clone, Debug)]
 struct Frontier<S>(BTreeMap<(S, Set), Vec<Set>>);
 
+/// Calls that are under way at some event.
+#[derive(Clone, Debug, Default)]
+struct Open {
+    /// Those that may change the state.
+    changing: Set,
+    /// Those that only observe.
+    observing: Set,
+    /// Those of unknown outcome, which stay.
+    unknown: Set,
+}
+
 /// A search under way.
 pub(super) struct Search<'a, M: Model> {
-    model: &'a M,
-    calls: &'a [CallOf<M>],
+    rules: Rules<'a, M>,
     frontier: Frontier<M::State>,
-    /// Calls under way that may change the state.
-    changing: Set,
-    /// Calls under way that only observe.
-    observing: Set,
-    /// Calls of unknown outcome that were invoked.
-    unknown: Set,
+    open: Open,
     /// Configurations that may still be visited.
     budget: u64,
+}
+
+/// What leads from one configuration to the next.
+struct Rules<'a, M: Model> {
+    model: &'a M,
+    calls: &'a [CallOf<M>],
 }
 
 /// An event of a history.
@@ -83,14 +94,50 @@ pub fn check<M: Model>(model: &M, calls: &[CallOf<M>], bound: u64) -> Answer {
             false => call.clone(),
         })
         .collect();
-    let mut answer = Answer::Undecided;
-    for pass in passes {
-        answer = check_some(model, &blurred, &pass, &model.initial(), bound);
-        if answer == Answer::Linearizable {
-            break;
-        }
+    if passes.iter().any(|pass| finds_order(model, &blurred, pass, bound)) {
+        return Answer::Linearizable;
     }
-    answer
+    let all = passes.pop().expect("the last pass has all calls");
+    check_some(model, &blurred, &all, &model.initial(), bound)
+}
+
+/// Looks for one order among the calls at `indices`, depth first: quick if there is one. `false` if none
+/// was found within the bound.
+fn finds_order<M: Model>(model: &M, calls: &[CallOf<M>], indices: &[usize], bound: u64) -> bool {
+    let rules = Rules { model, calls };
+    let events = events(model, calls, indices);
+    let mut open = Open::default();
+    let mut steps = Vec::with_capacity(events.len());
+    for event in events {
+        rules.take_in(&mut open, event);
+        steps.push((event, open.clone()));
+        rules.take_out(&mut open, event);
+    }
+    let first = Config { state: model.initial(), used: Set::new(), spent: Set::new() };
+    let mut seen = BTreeMap::<usize, Frontier<M::State>>::new();
+    let (mut stack, mut visited) = (vec![(0, first)], 0);
+    while let Some((at, mut config)) = stack.pop() {
+        let Some((event, open)) = steps.get(at) else { return true };
+        visited += 1;
+        if visited > bound {
+            return false;
+        }
+        let Event::Returned(number) = event else {
+            stack.push((at + 1, rules.observed(open, config)));
+            continue;
+        };
+        if let Ok(place) = config.used.binary_search(number) {
+            config.used.remove(place);
+            stack.push((at + 1, config));
+            continue;
+        }
+        let seen = seen.entry(at).or_insert_with(|| Frontier(BTreeMap::new()));
+        let next = rules.successors(open, &config, *number);
+        // The first successor is the most likely one, and the last pushed is tried first.
+        let fresh: Vec<_> = next.into_iter().filter(|config| seen.insert(config.clone())).collect();
+        stack.extend(fresh.into_iter().rev().map(|config| (at, config)));
+    }
+    false
 }
 
 /// Searches among the calls at `indices` only, from `state`.
@@ -138,26 +185,24 @@ impl<'a, M: Model> Search<'a, M> {
     pub(super) fn new(model: &'a M, calls: &'a [CallOf<M>], state: M::State, bound: u64) -> Self {
         let mut frontier = Frontier(BTreeMap::new());
         frontier.insert(Config { state, used: Set::new(), spent: Set::new() });
-        Search {
-            model,
-            calls,
-            frontier,
-            changing: Set::new(),
-            observing: Set::new(),
-            unknown: Set::new(),
-            budget: bound,
-        }
+        Search { rules: Rules { model, calls }, frontier, open: Open::default(), budget: bound }
     }
 
     /// Takes the next event in; `false` when the bound is reached.
     pub(super) fn advance(&mut self, event: Event) -> bool {
-        match event {
-            Event::Invoked(call) => {
-                self.invoked(call);
+        self.rules.take_in(&mut self.open, event);
+        let before = std::mem::replace(&mut self.frontier, Frontier(BTreeMap::new()));
+        let within = match event {
+            Event::Invoked(_) => {
+                for config in before.into_configs() {
+                    self.frontier.insert(self.rules.observed(&self.open, config));
+                }
                 true
             }
-            Event::Returned(call) => self.returned(call),
-        }
+            Event::Returned(number) => self.returned(before, number),
+        };
+        self.rules.take_out(&mut self.open, event);
+        within
     }
 
     /// The configuration, if only one is possible.
@@ -168,25 +213,8 @@ impl<'a, M: Model> Search<'a, M> {
         Some(Config { state: state.clone(), used: used.clone(), spent: spent.clone() })
     }
 
-    fn invoked(&mut self, number: u32) {
-        let call = &self.calls[number as usize];
-        match &call.returned {
-            None => self.unknown.push(number),
-            Some((_, output)) if self.model.only_observes(&call.input, Some(output)) => {
-                self.observing.push(number);
-                let before = std::mem::replace(&mut self.frontier, Frontier(BTreeMap::new()));
-                for config in before.into_configs() {
-                    let config = self.observed(config);
-                    self.frontier.insert(config);
-                }
-            }
-            Some(_) => self.changing.push(number),
-        }
-    }
-
     /// The call's answer is there: it must be linearized by now, with what has to come before it.
-    fn returned(&mut self, number: u32) -> bool {
-        let before = std::mem::replace(&mut self.frontier, Frontier(BTreeMap::new()));
+    fn returned(&mut self, before: Frontier<M::State>, number: u32) -> bool {
         let mut seen = before.clone();
         let mut stack: Vec<_> = before.into_configs().collect();
         while let Some(mut config) = stack.pop() {
@@ -199,43 +227,70 @@ impl<'a, M: Model> Search<'a, M> {
                 self.frontier.insert(config);
                 continue;
             }
-            for next in self.successors(&config) {
-                if seen.insert(next.clone()) {
-                    stack.push(next);
-                }
-            }
+            let next = self.rules.successors(&self.open, &config, number);
+            stack.extend(next.into_iter().filter(|config| seen.insert(config.clone())));
         }
-        self.changing.retain(|open| *open != number);
-        self.observing.retain(|open| *open != number);
         true
     }
+}
 
-    /// The configurations after one more call is linearized.
-    fn successors(&self, config: &Config<M::State>) -> Vec<Config<M::State>> {
+impl<M: Model> Rules<'_, M> {
+    /// Before an event: what was invoked is open.
+    fn take_in(&self, open: &mut Open, event: Event) {
+        let Event::Invoked(number) = event else { return };
+        let call = &self.calls[number as usize];
+        match &call.returned {
+            None => open.unknown.push(number),
+            Some((_, output)) if self.model.only_observes(&call.input, Some(output)) => {
+                open.observing.push(number);
+            }
+            Some(_) => open.changing.push(number),
+        }
+    }
+
+    /// After an event: what has returned is not.
+    fn take_out(&self, open: &mut Open, event: Event) {
+        let Event::Returned(number) = event else { return };
+        open.changing.retain(|call| *call != number);
+        open.observing.retain(|call| *call != number);
+    }
+
+    /// The configurations after one more call is linearized, the `wanted` one first.
+    fn successors(
+        &self,
+        open: &Open,
+        config: &Config<M::State>,
+        wanted: u32,
+    ) -> Vec<Config<M::State>> {
         let mut next = Vec::new();
-        for number in self.changing.iter().filter(|n| config.used.binary_search(n).is_err()) {
-            let call = &self.calls[*number as usize];
+        let others = open.changing.iter().copied().filter(|n| *n != wanted);
+        let wanted = open.changing.iter().copied().filter(|n| *n == wanted);
+        for number in wanted.chain(others) {
+            let call = &self.calls[number as usize];
             let output = call.output().expect("only calls with an answer are kept as changing");
+            if config.used.binary_search(&number).is_ok() {
+                continue;
+            }
             if let Some(state) = self.model.step(&config.state, &call.input, output) {
-                let (used, spent) = (with(&config.used, *number), config.spent.clone());
-                next.push(self.observed(Config { state, used, spent }));
+                let (used, spent) = (with(&config.used, number), config.spent.clone());
+                next.push(self.observed(open, Config { state, used, spent }));
             }
         }
-        for number in self.unspent(config) {
+        for number in self.unspent(open, config) {
             let call = &self.calls[number as usize];
             for state in self.model.step_unknown(&config.state, &call.input) {
                 let (used, spent) = (config.used.clone(), with(&config.spent, number));
-                next.push(self.observed(Config { state, used, spent }));
+                next.push(self.observed(open, Config { state, used, spent }));
             }
         }
         next
     }
 
     /// Unknown calls that have not taken effect; of several that are alike only the first.
-    fn unspent(&self, config: &Config<M::State>) -> Vec<u32> {
+    fn unspent(&self, open: &Open, config: &Config<M::State>) -> Vec<u32> {
         let mut unspent: Vec<u32> = Vec::new();
         let input = |number: u32| &self.calls[number as usize].input;
-        for number in &self.unknown {
+        for number in &open.unknown {
             let is_spent = config.spent.binary_search(number).is_ok();
             if !is_spent && !unspent.iter().any(|other| input(*other) == input(*number)) {
                 unspent.push(*number);
@@ -245,8 +300,8 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     /// Linearizes what only observes and fits.
-    fn observed(&self, mut config: Config<M::State>) -> Config<M::State> {
-        for number in &self.observing {
+    fn observed(&self, open: &Open, mut config: Config<M::State>) -> Config<M::State> {
+        for number in &open.observing {
             let Err(at) = config.used.binary_search(number) else { continue };
             let call = &self.calls[*number as usize];
             let output = call.output().expect("only calls with an answer are kept as observing");

@@ -5,8 +5,12 @@ use crate::history::{LogInput, LogOutput, Tag, Value};
 use std::sync::Arc;
 
 /// The model.
-#[derive(Clone, Copy, Debug)]
-pub struct Log;
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// The longest answer to a read of the history, if it is known. As records are only added, what the
+    /// file ever held is the beginning of it or begins with it: so the order of appends is not guessed.
+    pub longest: Vec<Value>,
+}
 
 /// Stands for a record that no answer shows.
 const UNSEEN: Value = Value { tag: Tag(u64::MAX), size: u32::MAX };
@@ -41,6 +45,10 @@ impl Model for Log {
             (LogInput::Read, LogOutput::Records(read)) if read == records => Some(records.clone()),
             _ => None,
         }
+    }
+
+    fn step_unknown(&self, records: &Vec<Value>, input: &LogInput) -> Vec<Vec<Value>> {
+        self.step(records, input, &LogOutput::Done).into_iter().collect()
     }
 
     fn only_observes(&self, input: &LogInput, output: Option<&LogOutput>) -> bool {

@@ -112,7 +112,7 @@ fn a_log_keeps_records_once_and_in_order() {
             append(5, 3, Some(LogOutput::Done)),
             read(tags),
         ];
-        check(&Log, &history::<Log>(rows), BOUND)
+        check(&Log::default(), &history::<Log>(rows), BOUND)
     };
     for fine in [&[1, 3][..], &[1, 2, 3], &[1, 3, 2]] {
         assert_eq!(answer(fine), Answer::Linearizable, "{fine:?}");
