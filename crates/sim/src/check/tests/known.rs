@@ -175,7 +175,8 @@ fn a_directory_moves_as_a_whole() {
 #[test]
 fn too_many_possibilities_are_undecided() {
     let write = |n: u64| (n..100 + n, SlotsInput::Write(n as u32, Tag(n)), Some(SlotsOutput::Done));
-    let rows = history::<Slots>((0..20).map(write).collect());
+    let wrong = (200..201, SlotsInput::ReadSlot(0), Some(SlotsOutput::Tag(Tag(999))));
+    let rows = history::<Slots>((0..20).map(write).chain([wrong]).collect());
     assert_eq!(check(&Slots { count: 20 }, &rows, 1000), Answer::Undecided);
 }
 
