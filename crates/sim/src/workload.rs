@@ -69,7 +69,11 @@ impl Worker {
 
     /// Waits a little, as the plan has it.
     async fn pause(&mut self) {
-        let (least, most) = self.ops.plan.pause_ms;
+        self.pause_within(self.ops.plan.pause_ms).await;
+    }
+
+    /// Waits so many milliseconds, least and most.
+    async fn pause_within(&mut self, (least, most): (u64, u64)) {
         let pause = Duration::from_millis(self.rng.random_range(least..=most.max(least)));
         self.ops.client.env().clock.sleep(pause).await;
     }

@@ -6,11 +6,12 @@ mod property;
 
 use super::model::{Call, CallOf, Model};
 
-/// Calls of a history: interval (`None`: unknown), input, output.
-pub(super) fn history<M: Model>(
-    rows: Vec<(std::ops::Range<u64>, M::Input, Option<M::Output>)>,
-) -> Vec<CallOf<M>> {
-    let call = |(interval, input, output): (std::ops::Range<u64>, _, Option<_>)| Call {
+/// A call: its interval, what was asked, the answer (`None`: unknown).
+type Row<M> = (std::ops::Range<u64>, <M as Model>::Input, Option<<M as Model>::Output>);
+
+/// Calls of a history.
+pub(super) fn history<M: Model>(rows: Vec<Row<M>>) -> Vec<CallOf<M>> {
+    let call = |(interval, input, output): Row<M>| Call {
         input,
         invoked: interval.start,
         returned: output.map(|output| (interval.end, output)),

@@ -95,6 +95,8 @@ pub struct WorkloadPlan {
     pub sizes: SizeMix,
     /// Small files in one burst, least and most.
     pub burst: (u32, u32),
+    /// Pause between bursts in milliseconds, least and most.
+    pub burst_pause_ms: (u64, u64),
     /// Pause between operations in milliseconds, least and most.
     pub pause_ms: (u64, u64),
 }
@@ -121,6 +123,7 @@ impl Default for WorkloadPlan {
                 large_percent: 2,
             },
             burst: (16, 64),
+            burst_pause_ms: (50, 250),
             pause_ms: (0, 20),
         }
     }

@@ -19,7 +19,7 @@ impl Worker {
         }
         while !self.is_stopped() {
             self.burst(&directory).await;
-            self.pause().await;
+            self.pause_within(self.ops.plan.burst_pause_ms).await;
         }
     }
 

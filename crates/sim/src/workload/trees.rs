@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 /// Directories that a client remembers; it forgets the oldest.
 const REMEMBERED_MAX: usize = 12;
 
+/// Names in a directory: few, so that clients meet.
+const NAMES_MAX: usize = 3;
+
 /// The directories of one tree that a client knows.
 pub(super) type Known = BTreeMap<Tag, InodeId>;
 
@@ -43,7 +46,8 @@ const WEIGHTS: [(u32, Next); 9] = [
 impl Worker {
     pub(super) async fn trees(&mut self) {
         let objects = self.ops.plan.tree_objects();
-        let names = self.ops.plan.file_names();
+        let mut names = self.ops.plan.file_names();
+        names.truncate(NAMES_MAX);
         let mut known: BTreeMap<ObjectId, Known> = BTreeMap::new();
         while !self.is_stopped() && !objects.is_empty() {
             let object = &objects[self.rng.random_range(0..objects.len())];
