@@ -3,9 +3,9 @@
 //! clients were answered.
 //!
 //! The search is Wing and Gong's with Lowe's improvements ("Testing for linearizability", 2017): it
-//! walks the events in order and linearizes an operation only when one that ends needs it. What is
-//! remembered is the set of possible (linearized operations, state), so the first event that leaves the
-//! set empty ends the shortest failing prefix.
+//! walks the events in order, linearizes an operation only when one that ends needs it, and remembers
+//! which (linearized operations, state) it has seen. The event that no attempt gets past ends the
+//! shortest failing prefix.
 //!
 //! **Invariants:** an operation of unknown outcome may take effect at any time after its invocation, or
 //! never. A search that exceeds its bound is *undecided*, which is neither a pass nor a violation.

@@ -185,7 +185,10 @@ async fn workloads_find_nothing_wrong_when_leaders_stop_and_a_client_dies() {
         let leader = cluster.leader().await;
         cluster.0[leader].stop().await;
         if round == 0 {
-            drop(tasks.drain(..Kind::ALL.len())); // the first client dies
+            while recorder.open(1) < Kind::ALL.len() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            drop(tasks.drain(..Kind::ALL.len())); // the first client dies in a burst
             recorder.crash(1);
             tasks.extend(start_all(std::slice::from_ref(&patient), 1, &plan, &recorder, &stopped));
         }

@@ -1,6 +1,7 @@
-//! The search: event by event, with the set of all configurations that are possible so far.
+//! The search through configurations: depth first to judge a history, and event by event with all that
+//! are possible to learn what an object may have held.
 //!
-//! Three things keep the set small and change no answer. An operation that only observes is linearized at
+//! Three things keep their number small and change no answer. An operation that only observes is linearized at
 //! once where it fits. Of two configurations that differ only in the unknown operations that they have
 //! used up, the one that used fewer is as good as the other. Unknown operations that are alike are used
 //! in order.
@@ -47,7 +48,7 @@ struct Open {
     unknown: Set,
 }
 
-/// A search under way.
+/// All configurations that are possible after some events.
 pub(super) struct Search<'a, M: Model> {
     rules: Rules<'a, M>,
     frontier: Frontier<M::State>,
@@ -94,33 +95,35 @@ pub fn check<M: Model>(model: &M, calls: &[CallOf<M>], bound: u64) -> Answer {
             false => call.clone(),
         })
         .collect();
-    if passes.iter().any(|pass| finds_order(model, &blurred, pass, bound)) {
-        return Answer::Linearizable;
+    let mut answer = Answer::Undecided;
+    for pass in passes {
+        answer = check_some(model, &blurred, &pass, &model.initial(), bound);
+        if answer == Answer::Linearizable {
+            break;
+        }
     }
-    let all = passes.pop().expect("the last pass has all calls");
-    check_some(model, &blurred, &all, &model.initial(), bound)
+    answer // of the last pass, which has all calls
 }
 
-/// Looks for one order among the calls at `indices`, depth first: quick if there is one. `false` if none
-/// was found within the bound.
-fn finds_order<M: Model>(model: &M, calls: &[CallOf<M>], indices: &[usize], bound: u64) -> bool {
+/// Looks for an order among the calls at `indices`, from `state`, depth first: quick if there is one. If
+/// there is none, the event that no attempt got past is the end of the shortest failing prefix.
+pub(super) fn check_some<M: Model>(
+    model: &M,
+    calls: &[CallOf<M>],
+    indices: &[usize],
+    state: &M::State,
+    bound: u64,
+) -> Answer {
     let rules = Rules { model, calls };
-    let events = events(model, calls, indices);
-    let mut open = Open::default();
-    let mut steps = Vec::with_capacity(events.len());
-    for event in events {
-        rules.take_in(&mut open, event);
-        steps.push((event, open.clone()));
-        rules.take_out(&mut open, event);
-    }
-    let first = Config { state: model.initial(), used: Set::new(), spent: Set::new() };
+    let steps = rules.steps(events(model, calls, indices));
+    let first = Config { state: state.clone(), used: Set::new(), spent: Set::new() };
     let mut seen = BTreeMap::<usize, Frontier<M::State>>::new();
-    let (mut stack, mut visited) = (vec![(0, first)], 0);
+    let (mut stack, mut visited, mut deepest) = (vec![(0, first)], 0, 0);
     while let Some((at, mut config)) = stack.pop() {
-        let Some((event, open)) = steps.get(at) else { return true };
-        visited += 1;
+        let Some((event, open)) = steps.get(at) else { return Answer::Linearizable };
+        (visited, deepest) = (visited + 1, deepest.max(at));
         if visited > bound {
-            return false;
+            return Answer::Undecided;
         }
         let Event::Returned(number) = event else {
             stack.push((at + 1, rules.observed(open, config)));
@@ -137,27 +140,10 @@ fn finds_order<M: Model>(model: &M, calls: &[CallOf<M>], indices: &[usize], boun
         let fresh: Vec<_> = next.into_iter().filter(|config| seen.insert(config.clone())).collect();
         stack.extend(fresh.into_iter().rev().map(|config| (at, config)));
     }
-    false
-}
-
-/// Searches among the calls at `indices` only, from `state`.
-pub(super) fn check_some<M: Model>(
-    model: &M,
-    calls: &[CallOf<M>],
-    indices: &[usize],
-    state: &M::State,
-    bound: u64,
-) -> Answer {
-    let mut search = Search::new(model, calls, state.clone(), bound);
-    for event in events(model, calls, indices) {
-        if !search.advance(event) {
-            return Answer::Undecided;
-        }
-        if let (Event::Returned(call), true) = (event, search.frontier.0.is_empty()) {
-            return Answer::Violation(call as usize);
-        }
+    match steps[deepest].0 {
+        Event::Returned(call) => Answer::Violation(call as usize),
+        Event::Invoked(_) => unreachable!("an invocation excludes nothing"),
     }
-    Answer::Linearizable
 }
 
 /// The events of some calls in order. Calls that neither change nor answer anything have none.
@@ -235,6 +221,18 @@ impl<'a, M: Model> Search<'a, M> {
 }
 
 impl<M: Model> Rules<'_, M> {
+    /// Events, each with the calls that are open when it happens.
+    fn steps(&self, events: Vec<Event>) -> Vec<(Event, Open)> {
+        let mut open = Open::default();
+        let mut steps = Vec::with_capacity(events.len());
+        for event in events {
+            self.take_in(&mut open, event);
+            steps.push((event, open.clone()));
+            self.take_out(&mut open, event);
+        }
+        steps
+    }
+
     /// Before an event: what was invoked is open.
     fn take_in(&self, open: &mut Open, event: Event) {
         let Event::Invoked(number) = event else { return };

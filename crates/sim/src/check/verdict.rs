@@ -12,8 +12,9 @@ use crate::history::{
 };
 use std::fmt;
 
-/// Configurations that the search of one object visits in one pass before it gives up.
-pub const CONFIGURATIONS_MAX: u64 = 500_000;
+/// Configurations that the search of one object visits in one pass before it gives up: a few seconds,
+/// and at most some 200 MiB.
+pub const CONFIGURATIONS_MAX: u64 = 300_000;
 
 /// Metadata operations are linearizable, and each takes effect at most once.
 const LINEARIZABLE: &str = "invariant_3_linearizable";

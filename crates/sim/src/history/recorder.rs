@@ -106,6 +106,12 @@ impl Recorder {
         }
     }
 
+    /// Operations of a client that have not ended.
+    pub fn open(&self, client: u32) -> usize {
+        let is_open = |op: &&Operation| op.client == client && op.outcome.is_none();
+        self.0.lock().operations.iter().filter(is_open).count()
+    }
+
     /// A breach of an invariant was seen.
     pub fn violation(&self, invariant: &'static str, object: &ObjectId, detail: impl Into<String>) {
         let mut state = self.0.lock();
