@@ -4,10 +4,14 @@
 
 #[macro_use]
 pub mod trace;
+
+pub mod check;
 pub mod faults;
+pub mod history;
 mod load;
 pub mod net;
 pub mod oracle;
 pub mod plan;
 pub mod run;
+pub mod workload;
 pub mod world;
