@@ -7,8 +7,9 @@ use crate::real::options::Options;
 use anyhow::{Context, Result, bail};
 use everhold_client::{Client, ClientOptions};
 use everhold_env::{Clock, Env};
+use everhold_proto::NodeId;
 use everhold_proto::map::{Node, NodeState};
-use everhold_proto::rpc::{ClusterStatus, GetStatus};
+use everhold_proto::rpc::{ClusterStatus, GetNodeStatus, GetStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub(crate) struct Cluster {
     pub(crate) count: u32,
     clock: Clock,
     /// Registrations of each node when the cluster had converged last.
-    boots: BTreeMap<u32, u64>,
+    boots: BTreeMap<u32, (NodeId, u64)>,
     /// Nodes that were started since then: they must have registered anew.
     started: BTreeSet<u32>,
     /// Servers that ended by themselves, and how; whoever judges them takes them out.
@@ -94,6 +95,26 @@ impl Cluster {
         Ok(())
     }
 
+    /// Kills a node and takes what it stored. What starts again at its address is a new node.
+    pub(crate) fn lose_disk(&mut self, number: u32) -> Result<()> {
+        self.nodes.kill(&[number]);
+        self.nodes.forget(number);
+        self.disks.renew(number)
+    }
+
+    /// Bad copies that the nodes have met since their last start.
+    pub(crate) async fn checksum_errors(&self) -> u64 {
+        let Some(admin) = &self.admin else { return 0 };
+        let deadline = self.clock.now() + STATUS_LIMIT;
+        let mut errors = 0;
+        for address in self.addresses() {
+            if let Ok(status) = admin.wire().call(&address, &GetNodeStatus {}, deadline).await {
+                errors += status.disks.iter().map(|disk| disk.checksum_errors).sum::<u64>();
+            }
+        }
+        errors
+    }
+
     /// Records the servers that ended by themselves.
     pub(crate) fn notice_deaths(&mut self) {
         self.deaths.extend(self.nodes.ended());
@@ -147,7 +168,7 @@ impl Cluster {
     }
 
     fn converged(&mut self, status: &ClusterStatus) {
-        let boot = |number| Some((number, node_of(status, number)?.boot));
+        let boot = |number| node_of(status, number).map(|node| (number, (node.id, node.boot)));
         self.boots = (1..=self.count).filter_map(boot).collect();
         self.started.clear();
     }
@@ -155,7 +176,7 @@ impl Cluster {
     /// What a status lacks of full redundancy with every node.
     fn lacking(&self, status: &ClusterStatus) -> Option<String> {
         for number in 1..=self.count {
-            let boot = self.boots.get(&number).copied().unwrap_or(0);
+            let known = self.boots.get(&number);
             match node_of(status, number) {
                 None => return Some(format!("node {number} to join")),
                 Some(node) if node.state != NodeState::Up => {
@@ -165,7 +186,9 @@ impl Cluster {
                     ));
                 }
                 // An old registration says nothing about the process that runs now.
-                Some(node) if self.started.contains(&number) && node.boot <= boot => {
+                Some(node)
+                    if self.started.contains(&number) && known == Some(&(node.id, node.boot)) =>
+                {
                     return Some(format!("node {number} to register again"));
                 }
                 Some(_) => {}
@@ -191,6 +214,8 @@ impl Cluster {
     }
 }
 
+/// The newest node at the address; those before it lost their disks.
 fn node_of(status: &ClusterStatus, number: u32) -> Option<&Node> {
-    status.map.nodes.values().find(|node| node.address == address(number))
+    let nodes = status.map.nodes.values().filter(|node| node.address == address(number));
+    nodes.max_by_key(|node| node.id)
 }

@@ -6,36 +6,48 @@ use anyhow::{Context, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Unit in which a disk is filled.
-const BALLAST_UNIT: u64 = 1 << 20;
+/// Steps in which a disk is filled.
+const BALLAST_UNITS: [u64; 4] = [64 << 20, 1 << 20, 64 << 10, 4 << 10];
 /// Places looked at per bit to flip: most of a young segment is still zeroes.
 const TRIES: usize = 2000;
 
 /// The disks; they are unmounted when this is dropped.
 pub(crate) struct Disks {
     dir: PathBuf,
-    mounted: Vec<u32>,
+    bytes: u64,
+    mounted: BTreeSet<u32>,
 }
 
 impl Disks {
     /// Makes and mounts a disk for each node from 1 to `count` in `dir`.
     pub(crate) fn make(dir: &Path, count: u32, bytes: u64) -> Result<Self> {
-        let mut disks = Disks { dir: dir.to_path_buf(), mounted: Vec::new() };
+        let mut disks = Disks { dir: dir.to_path_buf(), bytes, mounted: BTreeSet::new() };
         for number in 1..=count {
-            let image = disks.image(number);
-            File::create(&image)?.set_len(bytes)?;
-            let (image, mount) = (image.to_string_lossy().into_owned(), disks.mount(number));
-            std::fs::create_dir_all(&mount)?;
-            // No share for root: the servers are root, and the disk must be full for them too.
-            run(&mut tool("mkfs.ext4", &["-q", "-F", "-m", "0", &image]))?;
-            run(&mut tool("mount", &["-o", "loop", &image, &mount.to_string_lossy()]))?;
-            disks.mounted.push(number);
+            std::fs::create_dir_all(disks.mount(number))?;
+            disks.renew(number)?;
         }
         Ok(disks)
+    }
+
+    /// Gives a node that does not run an empty disk.
+    pub(crate) fn renew(&mut self, number: u32) -> Result<()> {
+        let image = self.image(number).to_string_lossy().into_owned();
+        let mount = self.mount(number).to_string_lossy().into_owned();
+        if self.mounted.remove(&number) {
+            run(&mut tool("umount", &[&mount]))?;
+            std::fs::remove_file(&image)?;
+        }
+        File::create(&image)?.set_len(self.bytes)?;
+        // No share for root: the servers are root, and the disk must be full for them too.
+        run(&mut tool("mkfs.ext4", &["-q", "-F", "-m", "0", &image]))?;
+        run(&mut tool("mount", &["-o", "loop", &image, &mount]))?;
+        self.mounted.insert(number);
+        Ok(())
     }
 
     /// The data directory of a node.
@@ -43,30 +55,21 @@ impl Disks {
         self.mount(number).join("data")
     }
 
-    /// Fills a disk but for about `leave` bytes.
+    /// Fills a disk but for about `leave` bytes; gives the bytes that are left.
     pub(crate) fn fill(&self, number: u32, leave: u64) -> Result<u64> {
         let ballast = File::create(self.ballast(number))?;
         let mut filled = 0;
-        while self.free(number)? > leave {
-            let more = (self.free(number)? - leave).next_multiple_of(BALLAST_UNIT);
-            match fallocate(&ballast, FallocateFlags::empty(), filled, more) {
-                Ok(()) => filled += more,
-                // Less is left than asked for, as the servers write too: the rest in small steps.
-                Err(rustix::io::Errno::NOSPC) => match self.small_step(&ballast, filled) {
-                    Some(step) => filled += step,
-                    None => break,
-                },
-                Err(e) => return Err(e).context("fill a disk"),
+        // The servers write too, so the last part goes in ever smaller steps.
+        for unit in BALLAST_UNITS {
+            while self.free(number)? >= leave + unit {
+                match fallocate(&ballast, FallocateFlags::empty(), filled, unit) {
+                    Ok(()) => filled += unit,
+                    Err(rustix::io::Errno::NOSPC) => break,
+                    Err(e) => return Err(e).context("fill a disk"),
+                }
             }
         }
-        Ok(filled)
-    }
-
-    fn small_step(&self, ballast: &File, filled: u64) -> Option<u64> {
-        let steps = [BALLAST_UNIT, 64 << 10, 4 << 10].into_iter();
-        steps
-            .into_iter()
-            .find(|step| fallocate(ballast, FallocateFlags::empty(), filled, *step).is_ok())
+        self.free(number)
     }
 
     /// Gives the space back.

@@ -35,6 +35,10 @@ pub(crate) async fn drive(
     let mut run =
         Run { options, clock, work, injected: Vec::new(), broken: Vec::new(), notes: Vec::new() };
     let faults = run.inject(&mut cluster, seed).await;
+    if let Err(e) = faults {
+        run.say(&format!("the faults ended early: {e:#}"));
+        run.broken.push(format!("the faults ended early: {e:#}"));
+    }
     run.work.stop().await;
     run.say("faults and work ended; waiting until the cluster has converged");
     let limit = Duration::from_secs(options.recovery_seconds);
@@ -45,9 +49,6 @@ pub(crate) async fn drive(
             None
         }
     };
-    if let Err(e) = faults {
-        run.broken.push(format!("the faults ended early: {e:#}"));
-    }
     run.say("reading everything back");
     let report = run.check(&mut cluster).await?;
     Ok(report.finish(options, seed, converged))
@@ -172,6 +173,7 @@ impl Run<'_> {
     async fn check(mut self, cluster: &mut Cluster) -> Result<Report> {
         let probe = self.work.probe.check(&self.work.checker).await;
         let load = self.work.load.check(&self.work.checker).await;
+        let checksum_errors = cluster.checksum_errors().await;
         cluster.notice_deaths();
         let late = cluster.deaths.drain(..);
         self.broken.extend(late.map(|(node, how)| format!("node {node} ended by itself, {how}")));
@@ -179,6 +181,7 @@ impl Run<'_> {
         let findings = load.findings.merge(probe);
         Ok(Report {
             findings,
+            checksum_errors,
             violations: load.violations,
             broken: self.broken,
             notes: self.notes,

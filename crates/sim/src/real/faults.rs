@@ -20,6 +20,8 @@ pub enum FaultKind {
     KillNode,
     /// SIGKILL of the leader.
     KillLeader,
+    /// SIGKILL of a node and the loss of its disk; it starts again with an empty one, as a new node.
+    LoseDisk,
     /// SIGSTOP of a node, then SIGCONT.
     PauseNode,
     /// SIGSTOP of the leader, then SIGCONT: it wakes up as a leader of the past.
@@ -46,9 +48,10 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub(crate) const ALL: [FaultKind; 13] = [
+    pub(crate) const ALL: [FaultKind; 14] = [
         FaultKind::KillNode,
         FaultKind::KillLeader,
+        FaultKind::LoseDisk,
         FaultKind::PauseNode,
         FaultKind::PauseLeader,
         FaultKind::KillAll,
@@ -153,7 +156,9 @@ impl Schedule {
                 FaultKind::KillLeader | FaultKind::PauseLeader => Victim::Leader,
                 FaultKind::KillAll | FaultKind::LoseClient => Victim::Nobody,
                 FaultKind::FlipBits => Victim::Node(self.flipping),
-                FaultKind::KillNode | FaultKind::PauseNode => Victim::Node(node),
+                FaultKind::KillNode | FaultKind::PauseNode | FaultKind::LoseDisk => {
+                    Victim::Node(node)
+                }
                 _ if leader => Victim::Leader,
                 _ => Victim::Node(node),
             },
@@ -164,7 +169,7 @@ impl Schedule {
             from_clients: rng.random_bool(0.5),
             kilobits: rng.random_range(1_000..20_000),
             leave_bytes: [0, 4 << 20, 64 << 20][rng.random_range(0..3usize)],
-            flips: rng.random_range(1..=16),
+            flips: rng.random_range(8..=64),
             salt: rng.random(),
         }
     }
@@ -188,7 +193,7 @@ impl FaultKind {
     fn lasts(self, rng: &mut ChaCha8Rng) -> Duration {
         let most = match self {
             // Long ones exceed the ten seconds after which a node is given up and rebuilt.
-            FaultKind::KillNode | FaultKind::KillLeader => 20_000,
+            FaultKind::KillNode | FaultKind::KillLeader | FaultKind::LoseDisk => 20_000,
             FaultKind::PauseNode | FaultKind::PauseLeader => 15_000,
             FaultKind::KillAll => 3_000,
             FaultKind::FlipBits | FaultKind::LoseClient => 5_000,

@@ -54,6 +54,10 @@ impl Wound {
                 cluster.nodes.kill(&[victim]);
                 Ok(format!("SIGKILL of node {victim}"))
             }
+            FaultKind::LoseDisk => {
+                cluster.lose_disk(victim)?;
+                Ok(format!("SIGKILL of node {victim} and an empty disk"))
+            }
             FaultKind::KillAll => {
                 cluster.nodes.kill(&(1..=cluster.count).collect::<Vec<_>>());
                 Ok("SIGKILL of all nodes".into())
@@ -75,9 +79,8 @@ impl Wound {
                 Ok(format!("node {victim} at {} kbit/s", fault.kilobits))
             }
             FaultKind::FillDisk => {
-                let filled = cluster.disks.fill(victim, fault.leave_bytes)?;
-                let left = fault.leave_bytes >> 20;
-                Ok(format!("{} MiB on the disk of node {victim}, {left} MiB left", filled >> 20))
+                let left = cluster.disks.fill(victim, fault.leave_bytes)?;
+                Ok(format!("{} KiB left on the disk of node {victim}", left >> 10))
             }
             FaultKind::FlipBits => {
                 let places = cluster.disks.flip(victim, fault.flips, fault.salt)?;
@@ -131,9 +134,10 @@ impl Wound {
             None => {}
         }
         match self.fault.kind {
-            FaultKind::KillNode | FaultKind::KillLeader | FaultKind::KillAll => {
-                cluster.start_missing()
-            }
+            FaultKind::KillNode
+            | FaultKind::KillLeader
+            | FaultKind::KillAll
+            | FaultKind::LoseDisk => cluster.start_missing(),
             FaultKind::PauseNode | FaultKind::PauseLeader => {
                 cluster.nodes.signal(self.victim, Signal::CONT);
                 Ok(())

@@ -25,13 +25,15 @@ pub(crate) struct Nodes {
     count: u32,
     zones: u32,
     running: BTreeMap<u32, Child>,
+    /// Whether the first node has lost its disk: then it joins too, instead of making another cluster.
+    first_joins: bool,
 }
 
 impl Nodes {
     /// Nobody runs yet. The logs go to the directory `logs`.
     pub(crate) fn new(everhold: PathBuf, logs: PathBuf, count: u32, zones: u32) -> Result<Self> {
         std::fs::create_dir_all(&logs)?;
-        Ok(Nodes { everhold, logs, count, zones, running: BTreeMap::new() })
+        Ok(Nodes { everhold, logs, count, zones, running: BTreeMap::new(), first_joins: false })
     }
 
     /// Starts a node that does not run. Call it from the main thread: the kernel ends the server when
@@ -81,6 +83,11 @@ impl Nodes {
             // It may have ended by itself; `ended` tells.
             let _ = kill_process(pid, signal);
         }
+    }
+
+    /// A node lost its disk: the next start is its first one.
+    pub(crate) fn forget(&mut self, number: u32) {
+        self.first_joins |= number == 1;
     }
 
     /// Whether it was started and not killed.
@@ -135,7 +142,7 @@ impl Nodes {
                 .into();
         // All nodes share one machine's cores.
         arguments.extend(["--threads".into(), "1".into()]);
-        if number == 1 {
+        if number == 1 && !self.first_joins {
             arguments.extend(["--copies".into(), COPIES.to_string(), "--bootstrap".into()]);
         } else {
             arguments.extend(["--join".into(), others.collect::<Vec<_>>().join(",")]);

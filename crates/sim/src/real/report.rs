@@ -33,6 +33,8 @@ pub(crate) struct Report {
     pub(crate) felt: BTreeMap<FaultKind, Felt>,
     /// While there was no fault.
     pub(crate) healthy: Felt,
+    /// Bad copies that the nodes have met since their last start.
+    pub(crate) checksum_errors: u64,
     /// Seconds that the cluster took to converge at the end.
     pub(crate) converged_s: Option<f64>,
     #[serde(flatten, serialize_with = "findings")]
@@ -160,12 +162,14 @@ impl Report {
         line_into(
             text,
             format_args!(
-                "\n{} faults; {} acknowledged writes, {} lost, {} altered; {} violations; {converged}",
+                "\n{} faults; {} acknowledged writes, {} lost, {} altered; {} violations; {} bad \
+                 copies met; {converged}",
                 self.injected.len(),
                 found.acknowledged,
                 found.lost.len(),
                 found.altered.len(),
                 self.violations.len(),
+                self.checksum_errors,
             ),
         );
         let lists = [
