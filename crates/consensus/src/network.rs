@@ -121,6 +121,12 @@ impl RaftNetworkFactory<Types> for Network {
     }
 }
 
+/// A message with the Raft id that it is for. An address is not enough: where a member lost its disk,
+/// its successor answers there, and its votes and acknowledgements must not count as the member's.
+pub(crate) fn addressed<Q: Serialize>(to: u64, request: &Q) -> Bytes {
+    codec::encode(&(to, request)).into()
+}
+
 /// The way to one member.
 pub(crate) struct Peer {
     env: Env,
@@ -139,7 +145,7 @@ impl Peer {
         request: &Q,
         limit: Duration,
     ) -> Result<A, RPCError<Types>> {
-        let body = Bytes::from(codec::encode(request));
+        let body = addressed(self.target, request);
         let node = self.directory.get(self.target);
         let call = self.transport.call(node.as_ref().unwrap_or(&self.node), what, body, limit);
         match self.env.clock.within(limit, call).await {

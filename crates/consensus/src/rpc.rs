@@ -8,7 +8,7 @@ use crate::network::{RaftRpc, SnapshotMessage};
 use crate::scope::scoped;
 use crate::types::{Entry, Types, membership_is_sound};
 use bytes::Bytes;
-use everhold_proto::{Error, Kind, codec};
+use everhold_proto::{Error, Kind, RaftId, codec};
 use openraft::EntryPayload;
 use openraft::error::{Infallible, RaftError};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
@@ -24,21 +24,34 @@ impl Consensus {
     async fn dispatch(&self, what: RaftRpc, body: Bytes) -> Result<Bytes, Error> {
         match what {
             RaftRpc::Append => {
-                let request = self.sound_append(decode(&body)?)?;
+                let request = self.sound_append(self.decode(&body)?)?;
                 answer(self.raft.append_entries(request).await)
             }
-            RaftRpc::Vote => answer(self.raft.vote(sound_vote(decode(&body)?)?).await),
-            RaftRpc::PreVote => answer(self.raft.pre_vote(sound_vote(decode(&body)?)?).await),
+            RaftRpc::Vote => answer(self.raft.vote(sound_vote(self.decode(&body)?)?).await),
+            RaftRpc::PreVote => answer(self.raft.pre_vote(sound_vote(self.decode(&body)?)?).await),
             RaftRpc::Transfer => {
-                let request: TransferLeaderRequest<Types> = decode(&body)?;
+                let request: TransferLeaderRequest<Types> = self.decode(&body)?;
                 let result = self.raft.handle_transfer_leader(request).await;
                 answer(result.map_err(RaftError::Fatal))
             }
             RaftRpc::Snapshot => {
-                let message: SnapshotMessage = decode(&body)?;
+                let message: SnapshotMessage = self.decode(&body)?;
                 Ok(encode(&self.receiver.handle(message).await))
             }
         }
+    }
+
+    /// The message in a body, if it is for this member.
+    fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Error> {
+        let decoded = codec::decode(body).map_err(|e| Error::new(Kind::Invalid, e.to_string()));
+        let (to, message): (u64, T) = decoded?;
+        let me = self.identity().raft_id;
+        if to != me.0 {
+            let to = RaftId(to);
+            let message = format!("this node is {me} in Raft, the message is for {to}");
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        Ok(message)
     }
 
     fn sound_append(
@@ -73,10 +86,6 @@ fn sound_vote(request: VoteRequest<Types>) -> Result<VoteRequest<Types>, Error> 
         }
         _ => Ok(request),
     }
-}
-
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    codec::decode(body).map_err(|e| Error::new(Kind::Invalid, e.to_string()))
 }
 
 fn encode<T: Serialize>(value: &T) -> Bytes {

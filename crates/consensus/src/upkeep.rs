@@ -68,9 +68,17 @@ impl Publisher {
         loop {
             self.publish();
             tokio::select! {
-                changed = servers.changed() => if changed.is_err() { return },
+                changed = servers.changed() => if changed.is_err() { return self.ended() },
                 () = self.env.clock.sleep(STATUS_INTERVAL) => {}
             }
+        }
+    }
+
+    /// openraft has ended. A replica that is shut down ends this task first; a panic leaves no word.
+    fn ended(&self) {
+        self.publish();
+        if self.raft.metrics().borrow_watched().running_state.is_ok() {
+            self.fatal.trip("raft: it ended without a word, see the log for a panic");
         }
     }
 

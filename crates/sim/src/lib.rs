@@ -12,6 +12,7 @@ mod load;
 pub mod net;
 pub mod oracle;
 pub mod plan;
+pub mod real;
 pub mod run;
 pub mod workload;
 pub mod world;

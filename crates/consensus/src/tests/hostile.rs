@@ -1,7 +1,7 @@
 //! Bytes that no correct member sends.
 
 use super::*;
-use crate::network::{SnapshotMessage, SnapshotReply};
+use crate::network::{SnapshotMessage, SnapshotReply, addressed};
 use crate::types::{
     Command, Entry, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Types, Vote,
 };
@@ -23,7 +23,7 @@ fn append(entries: Vec<Entry>, prev_log_id: Option<LogId>) -> Bytes {
         entries,
         leader_commit: None,
     };
-    codec::encode(&request).into()
+    addressed(1, &request)
 }
 
 #[test]
@@ -74,15 +74,39 @@ fn entries_that_do_not_make_a_log_are_refused() {
             last_log_id: Some(log_id(1, u64::MAX)),
             leadership_transfer: false,
         };
-        let refused = replica.handle_rpc(RaftRpc::Vote, codec::encode(&vote).into()).await;
+        let refused = replica.handle_rpc(RaftRpc::Vote, addressed(1, &vote)).await;
         assert_eq!(refused.unwrap_err().kind, Kind::Invalid);
         replica.initialize(raft_node(1)).await.unwrap();
         group.propose("still here").await;
     });
 }
 
+/// A member that lost its disk is followed by a new one at its address, which must not vote or acknowledge
+/// in its name: it remembers nothing of what the old one promised.
+#[test]
+fn a_message_for_another_member_at_this_address_is_refused() {
+    run(async {
+        let mut group = Group::new(small(), 603);
+        let replica = group.create(1).await;
+        let vote = VoteRequest::<Types> {
+            vote: Vote::new(7, 2),
+            last_log_id: Some(log_id(6, 9)),
+            leadership_transfer: false,
+        };
+        for (what, body) in [
+            (RaftRpc::Vote, addressed(3, &vote)),
+            (RaftRpc::PreVote, addressed(3, &vote)),
+            (RaftRpc::Snapshot, addressed(3, &begin(Vote::new_committed(1, 2), None))),
+        ] {
+            let refused = replica.handle_rpc(what, body).await.unwrap_err();
+            assert_eq!(refused.kind, Kind::NotFound, "{what:?}");
+        }
+        assert_eq!(replica.status().term, 0, "the vote of another member was not taken for ours");
+    });
+}
+
 async fn send(replica: &Consensus, message: SnapshotMessage) -> SnapshotReply {
-    let body = codec::encode(&message).into();
+    let body = addressed(1, &message);
     codec::decode(&replica.handle_rpc(RaftRpc::Snapshot, body).await.unwrap()).unwrap()
 }
 
