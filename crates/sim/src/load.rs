@@ -1,141 +1,198 @@
-//! What clients do in a run, and what they must have seen.
+//! The clients of a run: they work on shared files while faults strike, and read everything once more
+//! when all is over.
 
+use crate::check;
+use crate::history::Recorder;
 use crate::oracle::Violation;
 use crate::plan::Plan;
+use crate::trace;
+use crate::workload::{Kind, WorkloadPlan, final_check, run, setup};
 use crate::world::{ClientWork, World};
-use everhold_client::{Client, CreateOptions};
+use everhold_client::Client;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
-pub struct Load(Rc<Inner>);
-#[derive(Default)]
+/// See the module's words.
+pub(crate) struct Load(Rc<Inner>);
+
 struct Inner {
+    seed: u64,
+    clients: usize,
+    kinds: Vec<Kind>,
+    plan: Arc<WorkloadPlan>,
+    recorder: Recorder,
+    /// Set when the shared objects are there.
+    prepared: Cell<bool>,
+    phase: watch::Sender<Phase>,
+    stop: watch::Sender<bool>,
     ready: Cell<usize>,
-    phase: Cell<u8>,
     ended: Cell<usize>,
-    checked: Cell<bool>,
-    acked: RefCell<BTreeMap<String, Vec<u8>>>,
-    bad: RefCell<Vec<String>>,
-    ops: RefCell<BTreeMap<String, u64>>,
-    clients: Cell<usize>,
+    unread: RefCell<Option<Vec<String>>>,
 }
-fn content(tag: u64, n: usize) -> Vec<u8> {
-    (0..n).map(|i| (tag as usize * 31 + i * 7 + i / 251) as u8).collect()
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Phase {
+    Waiting,
+    Working,
 }
+
+/// One client tries an operation so long when faults have stopped.
+const CHECK_DEADLINE: Duration = Duration::from_secs(20);
+/// All final reads together.
+const CHECK_LIMIT: Duration = Duration::from_secs(100);
+/// Starts of one client; each is a client of its own in the history.
+const STARTS_MAX: u64 = 1000;
+
 impl Load {
-    pub fn new(plan: &Plan, world: &mut World) -> Self {
-        let inner = Rc::new(Inner::default());
-        inner.clients.set(plan.clients);
+    pub(crate) fn new(plan: &Plan, world: &mut World) -> Self {
+        let recorder = Recorder::new(trace::now_ms);
+        recorder.observe(|line| crate::event!("{line}"));
+        let inner = Rc::new(Inner {
+            seed: plan.seed,
+            clients: plan.clients,
+            kinds: plan.workloads.clone(),
+            plan: Arc::new(plan.work.clone()),
+            recorder,
+            prepared: Cell::new(false),
+            phase: watch::Sender::new(Phase::Waiting),
+            stop: watch::Sender::new(false),
+            ready: Cell::new(0),
+            ended: Cell::new(0),
+            unread: RefCell::new(None),
+        });
         for _ in 0..plan.clients {
             let inner = inner.clone();
-            let work: ClientWork =
-                Rc::new(move |n, starts, client| Box::pin(work(inner.clone(), n, starts, client)));
+            let work: ClientWork = Rc::new(move |number, starts, client| {
+                Box::pin(work(inner.clone(), number, starts, client))
+            });
             world.add_client(plan.deadline, work);
         }
+        let gone = inner.clone();
+        world.when_client_dies(move |number, starts| {
+            gone.recorder.crash(number_of(number, starts));
+        });
         Load(inner)
     }
-    pub fn is_ready(&self) -> bool {
-        self.0.ready.get() >= self.0.clients.get()
+
+    /// Whether all clients wait for the work to begin.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.ready.get() >= self.0.clients
     }
-    pub fn begin(&self) {
-        self.0.phase.set(1)
+
+    pub(crate) fn begin(&self) {
+        self.0.phase.send_replace(Phase::Working);
     }
-    pub fn end(&self) {
-        self.0.phase.set(2)
+
+    /// No more operations begin.
+    pub(crate) fn end(&self) {
+        self.0.stop.send_replace(true);
     }
-    pub fn has_ended(&self) -> bool {
-        self.0.ended.get() >= self.0.clients.get()
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.ended.get() >= self.0.clients
     }
-    pub fn check(&self, world: &mut World) {
+
+    /// One more client reads everything.
+    pub(crate) fn check(&self, world: &mut World) {
         let inner = self.0.clone();
-        world.add_client(
-            Duration::from_secs(20),
-            Rc::new(move |_, _, client| Box::pin(check(inner.clone(), client))),
-        );
+        let work: ClientWork =
+            Rc::new(move |_, _, client| Box::pin(check_all(inner.clone(), client)));
+        world.add_client(CHECK_DEADLINE, work);
     }
-    pub fn has_checked(&self) -> bool {
-        self.0.checked.get()
+
+    pub(crate) fn has_checked(&self) -> bool {
+        self.0.unread.borrow().is_some()
     }
-    pub fn verdict(&self) -> Vec<Violation> {
-        self.0
-            .bad
-            .borrow()
-            .iter()
-            .map(|b| Violation {
-                invariant: "invariant_1".into(),
-                detail: b.clone(),
-                history: vec![],
+
+    /// What clients saw that they should not have seen.
+    pub(crate) fn verdict(&self) -> Vec<Violation> {
+        let verdict = check::check_all(&self.0.recorder);
+        let mut violations: Vec<Violation> = verdict
+            .violations
+            .into_iter()
+            .map(|violation| Violation {
+                invariant: violation.invariant.into(),
+                detail: format!("{}: {}", violation.object, violation.detail),
+                history: violation.history,
             })
-            .collect()
+            .collect();
+        violations.extend(verdict.undecided.into_iter().map(|undecided| Violation {
+            invariant: "undecided".into(),
+            detail: format!(
+                "the history of {} ({} operations, {} of unknown outcome) is too hard to judge",
+                undecided.object, undecided.operations, undecided.unknown
+            ),
+            history: Vec::new(),
+        }));
+        if let Some(unread) = self.0.unread.borrow().as_ref().filter(|unread| !unread.is_empty()) {
+            violations.push(Violation {
+                invariant: "invariant_1_acknowledged_is_readable".into(),
+                detail: format!("after all faults, no answer about {}", unread.join(", ")),
+                history: Vec::new(),
+            });
+        }
+        violations
     }
-    pub fn operations(&self) -> BTreeMap<String, u64> {
-        self.0.ops.borrow().clone()
+
+    /// How many operations of each kind ended in which way.
+    pub(crate) fn operations(&self) -> BTreeMap<String, u64> {
+        let mut operations = BTreeMap::new();
+        for (kind, counts) in self.0.recorder.statistics() {
+            let outcomes = [
+                ("done", counts.done),
+                ("refused", counts.refused),
+                ("failed", counts.failed),
+                ("unknown", counts.unknown),
+            ];
+            for (outcome, count) in outcomes {
+                if count > 0 {
+                    operations.insert(format!("{kind} {outcome}"), count);
+                }
+            }
+        }
+        operations
     }
 }
-async fn work(inner: Rc<Inner>, n: usize, starts: u64, client: Arc<Client>) {
+
+fn number_of(client: usize, starts: u64) -> u32 {
+    u32::try_from(client as u64 * STARTS_MAX + starts.min(STARTS_MAX - 1)).unwrap_or(u32::MAX)
+}
+
+async fn work(inner: Rc<Inner>, number: usize, starts: u64, client: Arc<Client>) {
     if starts == 1 {
+        prepare(&inner, number, &client).await;
         inner.ready.set(inner.ready.get() + 1);
     }
-    while inner.phase.get() == 0 {
-        client.env().clock.sleep(Duration::from_millis(50)).await;
-    }
-    let mut i = 0u64;
-    while inner.phase.get() == 1 {
-        i += 1;
-        let tag = i * 1000 + n as u64 * 100 + starts;
-        let size = [100, 3000, 30_000, 150_000, 9000][client.env().entropy.below(5) as usize];
-        let name = format!("/f{n}-{starts}-{i}");
-        let data = content(tag, size);
-        let ok = client.put(&name, data.clone().into(), CreateOptions::default()).await;
-        *inner.ops.borrow_mut().entry(format!("put {}", ok.is_ok())).or_default() += 1;
-        match ok {
-            Ok(_) => {
-                inner.acked.borrow_mut().insert(name.clone(), data);
-            }
-            Err(e) => crate::event!("c{n} put {name}: {e}"),
-        }
-        if i % 4 == 0 && inner.acked.borrow().contains_key(&name) {
-            let r = client.remove(&name).await;
-            let ok = r.is_ok();
-            *inner.ops.borrow_mut().entry(format!("remove {ok}")).or_default() += 1;
-            inner.acked.borrow_mut().remove(&name);
-        } else if i % 3 == 0 {
-            read(&inner, &client).await;
-        }
-        client.env().clock.sleep(Duration::from_millis(client.env().entropy.below(400))).await;
-    }
+    // Both senders live as long as the world.
+    let _begun = inner.phase.subscribe().wait_for(|phase| *phase == Phase::Working).await.is_ok();
+    let me = number_of(number, starts);
+    let kind = inner.kinds[number % inner.kinds.len()];
+    let seed = inner.seed ^ (u64::from(me) << 32);
+    let (plan, recorder) = (inner.plan.clone(), inner.recorder.clone());
+    run(kind, client, me, seed, plan, recorder, inner.stop.subscribe()).await;
     inner.ended.set(inner.ended.get() + 1);
 }
-async fn read(inner: &Rc<Inner>, client: &Arc<Client>) {
-    let all: Vec<(String, Vec<u8>)> =
-        inner.acked.borrow().iter().map(|(a, b)| (a.clone(), b.clone())).collect();
-    if all.is_empty() {
-        return;
-    }
-    let (name, data) = &all[client.env().entropy.below(all.len() as u64) as usize];
-    let r = client.get(name, 64 << 20).await;
-    *inner.ops.borrow_mut().entry(format!("get {}", r.is_ok())).or_default() += 1;
-    if !inner.acked.borrow().contains_key(name) {
-        return;
-    }
-    match r {
-        Ok(b) if b[..] == data[..] => {}
-        Ok(_) => inner.bad.borrow_mut().push(format!("{name} differs")),
-        Err(e) => crate::event!("get {name}: {e}"),
-    }
-}
-async fn check(inner: Rc<Inner>, client: Arc<Client>) {
-    let all: Vec<(String, Vec<u8>)> =
-        inner.acked.borrow().iter().map(|(a, b)| (a.clone(), b.clone())).collect();
-    for (name, data) in all {
-        match client.get(&name, 64 << 20).await {
-            Ok(b) if b[..] == data[..] => {}
-            Ok(_) => inner.bad.borrow_mut().push(format!("{name} differs")),
-            Err(e) => inner.bad.borrow_mut().push(format!("{name} is lost: {e}")),
+
+/// The first client makes what all share; the others wait for it.
+async fn prepare(inner: &Inner, number: usize, client: &Arc<Client>) {
+    if number == 0 {
+        match setup(client, &inner.plan).await {
+            Ok(()) => inner.prepared.set(true),
+            Err(e) => crate::event!("the shared objects cannot be made: {e}"),
         }
     }
-    inner.checked.set(true);
+    while !inner.prepared.get() {
+        client.env().clock.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn check_all(inner: Rc<Inner>, client: Arc<Client>) {
+    let deadline = client.env().clock.now() + CHECK_LIMIT;
+    let unread = final_check(&client, &inner.plan, &inner.recorder, deadline).await;
+    let unread = unread.into_iter().map(|object| object.to_string()).collect();
+    *inner.unread.borrow_mut() = Some(unread);
 }

@@ -1,6 +1,7 @@
 //! A run, drawn from its seed: how the world is made, what is done in it, and what goes wrong.
 
 use crate::faults::{Budget, Kind};
+use crate::workload::{Kind as Work, SizeMix, WorkloadPlan};
 use crate::world::Shape;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -18,6 +19,10 @@ pub struct Plan {
     pub clients: usize,
     /// How long an operation of a client tries.
     pub deadline: Duration,
+    /// What they do, by turns.
+    pub workloads: Vec<Work>,
+    /// What they do it with.
+    pub work: WorkloadPlan,
     /// How long there are faults.
     pub faults_for: Duration,
     /// Which faults.
@@ -48,6 +53,8 @@ impl Plan {
             seed,
             shape,
             clients: rng.random_range(2..5),
+            workloads: workloads_of(&mut rng),
+            work: work(),
             deadline: Duration::from_secs(rng.random_range(4..15)),
             faults_for: Duration::from_secs(rng.random_range(25..70)),
             budget: Budget { kinds, pause },
@@ -58,5 +65,37 @@ impl Plan {
     pub fn with_kinds(mut self, kinds: Vec<Kind>) -> Self {
         self.budget.kinds = kinds;
         self
+    }
+}
+
+/// One kind for all, or all kinds by turns.
+fn workloads_of(rng: &mut ChaCha8Rng) -> Vec<Work> {
+    let mut all = Work::ALL.to_vec();
+    all.shuffle(rng);
+    if rng.random_bool(0.4) {
+        all.truncate(1);
+    }
+    all
+}
+
+/// Small objects and a moderate pace: what matters is how operations and faults fall together, and every
+/// byte costs time that other seeds could have.
+fn work() -> WorkloadPlan {
+    WorkloadPlan {
+        records_max: 150,
+        record_bytes: (16, 3000),
+        slot_bytes: vec![512, 12 << 10, 40 << 10],
+        slots: 4,
+        sizes: SizeMix {
+            inline: (16, 8 << 10),
+            block: (9 << 10, 60 << 10),
+            large: (4 << 20, 5 << 20),
+            block_percent: 35,
+            large_percent: 0,
+        },
+        burst: (4, 16),
+        burst_pause_ms: (300, 1_500),
+        pause_ms: (20, 200),
+        ..WorkloadPlan::default()
     }
 }

@@ -92,7 +92,7 @@ impl World {
         crate::event!("{name} dies");
         self.sim.crash(name.as_str());
         if let Some(gone) = &self.client_gone {
-            gone(number);
+            gone(number, client.starts.get());
         }
     }
 

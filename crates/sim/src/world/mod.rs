@@ -42,7 +42,7 @@ pub struct World {
     pub(crate) running: Vec<bool>,
     clients: Vec<Rc<ClientHost>>,
     /// Told when a client has died.
-    client_gone: Option<Box<dyn Fn(usize)>>,
+    client_gone: Option<Box<dyn Fn(usize, u64)>>,
     connections: Connections,
     pub(crate) oracle: Oracle,
     pub(crate) shape: Shape,
@@ -108,8 +108,8 @@ impl World {
         self.nodes.iter().map(|n| format!("{}:{PORT}", n.name())).collect()
     }
 
-    /// `gone` is told the number of each client that dies.
-    pub fn when_client_dies(&mut self, gone: impl Fn(usize) + 'static) {
+    /// `gone` is told the number of each client that dies, and how often it was started.
+    pub fn when_client_dies(&mut self, gone: impl Fn(usize, u64) + 'static) {
         self.client_gone = Some(Box::new(gone));
     }
 

@@ -11,6 +11,7 @@ use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase,
     ReadableTable, StorageError, TableDefinition,
 };
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// Block id to entry.
@@ -54,6 +55,15 @@ impl IndexError {
     }
 }
 
+/// Runs a call into redb. It checks its pages only where it must, and panics on some that are damaged; bytes
+/// from disk must not end a node, so that is a damaged index like any other.
+fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    // What the call leaves half done is behind redb's own transaction, and after this the index is not
+    // used again before it is made anew.
+    std::panic::catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(IndexError::Damaged("its pages contradict each other".into())))
+}
+
 /// What one transaction writes.
 pub(crate) struct Flush {
     pub(crate) changes: Arc<Memtable>,
@@ -74,20 +84,22 @@ impl IndexFile {
         cache_bytes: usize,
         store: &StoreId,
     ) -> Result<Self, IndexError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(cache_bytes);
-        let database = builder.create_with_backend(backend).map_err(|e| match e {
-            DatabaseError::DatabaseAlreadyOpen => IndexError::InUse,
-            DatabaseError::Storage(StorageError::Io(e))
-                if e.kind() == std::io::ErrorKind::UnexpectedEof =>
-            {
-                IndexError::Damaged(Arc::from("the file is cut off"))
-            }
-            other => IndexError::of(other),
-        })?;
-        let file = IndexFile { database: RwLock::new(Some(database)) };
-        file.check_owner(store)?;
-        Ok(file)
+        guarded(|| {
+            let mut builder = Database::builder();
+            builder.set_cache_size(cache_bytes);
+            let database = builder.create_with_backend(backend).map_err(|e| match e {
+                DatabaseError::DatabaseAlreadyOpen => IndexError::InUse,
+                DatabaseError::Storage(StorageError::Io(e))
+                    if e.kind() == std::io::ErrorKind::UnexpectedEof =>
+                {
+                    IndexError::Damaged(Arc::from("the file is cut off"))
+                }
+                other => IndexError::of(other),
+            })?;
+            let file = IndexFile { database: RwLock::new(Some(database)) };
+            file.check_owner(store)?;
+            Ok(file)
+        })
     }
 
     /// Writes the identity of the store into a new file, and compares it in an old one.
@@ -129,7 +141,7 @@ impl IndexFile {
     pub(crate) fn snapshot(&self) -> Result<Snapshot, IndexError> {
         let database = self.database.read();
         let database = database.as_ref().ok_or(IndexError::Closed)?;
-        Ok(Snapshot(database.begin_read().map_err(IndexError::of)?))
+        guarded(|| Ok(Snapshot(database.begin_read().map_err(IndexError::of)?)))
     }
 
     /// Lets go of the file. May block.
@@ -139,6 +151,10 @@ impl IndexFile {
 
     /// Makes the changes durable. May block for long.
     pub(crate) fn flush(&self, flush: &Flush) -> Result<(), IndexError> {
+        guarded(|| self.write(flush))
+    }
+
+    fn write(&self, flush: &Flush) -> Result<(), IndexError> {
         let write = self.begin()?;
         {
             let mut blocks = write.open_table(BLOCKS).map_err(IndexError::of)?;
@@ -204,12 +220,24 @@ impl Snapshot {
     }
 
     pub(crate) fn get(&self, id: BlockId) -> Result<Option<Entry>, IndexError> {
-        let row = self.blocks()?.get(&id.to_bytes()).map_err(IndexError::of)?;
-        Ok(row.map(|row| Entry::decode(row.value())))
+        guarded(|| {
+            let row = self.blocks()?.get(&id.to_bytes()).map_err(IndexError::of)?;
+            Ok(row.map(|row| Entry::decode(row.value())))
+        })
     }
 
     /// Up to `limit` blocks of a PG after `after`, up to and with `last`.
     pub(crate) fn list(
+        &self,
+        pg: PgId,
+        after: Option<BlockId>,
+        last: BlockId,
+        limit: usize,
+    ) -> Result<Listing, IndexError> {
+        guarded(|| self.read_list(pg, after, last, limit))
+    }
+
+    fn read_list(
         &self,
         pg: PgId,
         after: Option<BlockId>,
@@ -234,6 +262,10 @@ impl Snapshot {
 
     /// The PGs that have blocks, found by jumping from one to the next.
     pub(crate) fn pgs(&self) -> Result<Vec<PgId>, IndexError> {
+        guarded(|| self.read_pgs())
+    }
+
+    fn read_pgs(&self) -> Result<Vec<PgId>, IndexError> {
         let order = self.0.open_table(ORDER).map_err(IndexError::of)?;
         let (mut pgs, mut from) = (Vec::new(), Some(PgId(0)));
         while let Some(pg) = from {
@@ -249,6 +281,10 @@ impl Snapshot {
 
     /// The blocks that the index places in segment `slot`. Reads everything.
     pub(crate) fn in_segment(&self, slot: u32) -> Result<Vec<(BlockId, Entry)>, IndexError> {
+        guarded(|| self.read_in_segment(slot))
+    }
+
+    fn read_in_segment(&self, slot: u32) -> Result<Vec<(BlockId, Entry)>, IndexError> {
         let mut found = Vec::new();
         for row in self.blocks()?.iter().map_err(IndexError::of)? {
             let (id, entry) = row.map_err(IndexError::of)?;
@@ -262,6 +298,10 @@ impl Snapshot {
 
     /// The counts of all segments.
     pub(crate) fn segments(&self) -> Result<Vec<(u32, Segment)>, IndexError> {
+        guarded(|| self.read_segments())
+    }
+
+    fn read_segments(&self) -> Result<Vec<(u32, Segment)>, IndexError> {
         let segments = self.0.open_table(SEGMENTS).map_err(IndexError::of)?;
         let rows = segments.iter().map_err(IndexError::of)?;
         rows.map(|row| {
@@ -273,6 +313,10 @@ impl Snapshot {
 
     /// Up to where the file is complete; all zero for a new one.
     pub(crate) fn mark(&self) -> Result<Mark, IndexError> {
+        guarded(|| self.read_mark())
+    }
+
+    fn read_mark(&self) -> Result<Mark, IndexError> {
         let meta = self.0.open_table(META).map_err(IndexError::of)?;
         let get = |key| -> Result<u64, IndexError> {
             Ok(meta.get(key).map_err(IndexError::of)?.map_or(0, |value| value.value()))
