@@ -3,8 +3,8 @@
 //!
 //! Three things keep their number small and change no answer. An operation that only observes is linearized at
 //! once where it fits. Of two configurations that differ only in the unknown operations that they have
-//! used up, the one that used fewer is as good as the other. Unknown operations that are alike are used
-//! in order.
+//! used up, the one that used fewer is as good as the other. Of unknown operations that are alike it does
+//! not matter which one is used.
 
 use super::model::{CallOf, Model};
 use std::collections::BTreeMap;
@@ -61,6 +61,8 @@ pub(super) struct Search<'a, M: Model> {
 struct Rules<'a, M: Model> {
     model: &'a M,
     calls: &'a [CallOf<M>],
+    /// Of the unknown calls only so many, the newest, may take effect.
+    recent: usize,
 }
 
 /// An event of a history.
@@ -70,9 +72,12 @@ pub(super) enum Event {
     Returned(u32),
 }
 
+/// In the quick passes, unknown calls that may still take effect: most do so soon or never.
+const RECENT: usize = 6;
+
 /// Searches for an order of `calls` that the model explains, visiting at most `bound` configurations in
-/// each of three passes: unknown operations that nothing shows are left out at first, because most
-/// never took effect and each doubles the possibilities.
+/// each of several passes. The first ones leave out most effects that unknown operations may have,
+/// because each doubles the possibilities: an order that is found without them is an order.
 pub fn check<M: Model>(model: &M, calls: &[CallOf<M>], bound: u64) -> Answer {
     let shown = |call: &CallOf<M>| {
         calls.iter().filter_map(|c| c.output()).any(|output| model.shows(output, &call.input))
@@ -82,11 +87,9 @@ pub fn check<M: Model>(model: &M, calls: &[CallOf<M>], bound: u64) -> Answer {
     let doubtful: Vec<bool> = calls.iter().map(is_doubtful).collect();
     let all: Vec<usize> = (0..calls.len()).collect();
     let only_shown: Vec<usize> = all.iter().copied().filter(|i| !doubtful[*i]).collect();
-    let mut passes = vec![only_shown];
     let without_unseen = |i: &usize| !doubtful[*i] || !model.leaves(&calls[*i].input);
-    passes.push(all.iter().copied().filter(without_unseen).collect());
-    passes.push(all);
-    passes.dedup();
+    let seen: Vec<usize> = all.iter().copied().filter(without_unseen).collect();
+    let passes = [(&only_shown, usize::MAX), (&seen, RECENT), (&all, RECENT), (&all, usize::MAX)];
     let blurred: Vec<CallOf<M>> = calls
         .iter()
         .zip(&doubtful)
@@ -96,17 +99,18 @@ pub fn check<M: Model>(model: &M, calls: &[CallOf<M>], bound: u64) -> Answer {
         })
         .collect();
     let mut answer = Answer::Undecided;
-    for pass in passes {
-        answer = check_some(model, &blurred, &pass, &model.initial(), bound);
-        if answer == Answer::Linearizable {
+    for (indices, recent) in passes {
+        answer =
+            explore(Rules { model, calls: &blurred, recent }, indices, &model.initial(), bound);
+        let has_all = indices.len() == calls.len() && recent == usize::MAX;
+        if answer == Answer::Linearizable || has_all {
             break;
         }
     }
-    answer // of the last pass, which has all calls
+    answer // of a pass with all calls, unless an order was found before
 }
 
-/// Looks for an order among the calls at `indices`, from `state`, depth first: quick if there is one. If
-/// there is none, the event that no attempt got past is the end of the shortest failing prefix.
+/// Searches among the calls at `indices` only, from `state`.
 pub(super) fn check_some<M: Model>(
     model: &M,
     calls: &[CallOf<M>],
@@ -114,8 +118,18 @@ pub(super) fn check_some<M: Model>(
     state: &M::State,
     bound: u64,
 ) -> Answer {
-    let rules = Rules { model, calls };
-    let steps = rules.steps(events(model, calls, indices));
+    explore(Rules { model, calls, recent: usize::MAX }, indices, state, bound)
+}
+
+/// Looks for an order among the calls at `indices`, from `state`, depth first: quick if there is one. If
+/// there is none, the event that no attempt got past is the end of the shortest failing prefix.
+fn explore<M: Model>(
+    rules: Rules<'_, M>,
+    indices: &[usize],
+    state: &M::State,
+    bound: u64,
+) -> Answer {
+    let steps = rules.steps(events(rules.model, rules.calls, indices));
     let first = Config { state: state.clone(), used: Set::new(), spent: Set::new() };
     let mut seen = BTreeMap::<usize, Frontier<M::State>>::new();
     let (mut stack, mut visited, mut deepest) = (vec![(0, first)], 0, 0);
@@ -171,7 +185,12 @@ impl<'a, M: Model> Search<'a, M> {
     pub(super) fn new(model: &'a M, calls: &'a [CallOf<M>], state: M::State, bound: u64) -> Self {
         let mut frontier = Frontier(BTreeMap::new());
         frontier.insert(Config { state, used: Set::new(), spent: Set::new() });
-        Search { rules: Rules { model, calls }, frontier, open: Open::default(), budget: bound }
+        Search {
+            rules: Rules { model, calls, recent: usize::MAX },
+            frontier,
+            open: Open::default(),
+            budget: bound,
+        }
     }
 
     /// Takes the next event in; `false` when the bound is reached.
@@ -284,11 +303,11 @@ impl<M: Model> Rules<'_, M> {
         next
     }
 
-    /// Unknown calls that have not taken effect; of several that are alike only the first.
+    /// Unknown calls that may take effect now, the newest first; of several that are alike only one.
     fn unspent(&self, open: &Open, config: &Config<M::State>) -> Vec<u32> {
         let mut unspent: Vec<u32> = Vec::new();
         let input = |number: u32| &self.calls[number as usize].input;
-        for number in &open.unknown {
+        for number in open.unknown.iter().rev().take(self.recent) {
             let is_spent = config.spent.binary_search(number).is_ok();
             if !is_spent && !unspent.iter().any(|other| input(*other) == input(*number)) {
                 unspent.push(*number);
