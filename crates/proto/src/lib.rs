@@ -15,6 +15,7 @@ pub mod ids;
 pub mod kv;
 pub mod limits;
 pub mod map;
+pub mod planted;
 pub mod rpc;
 pub mod table;
 pub mod tables;

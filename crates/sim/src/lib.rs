@@ -14,5 +14,6 @@ pub mod oracle;
 pub mod plan;
 pub mod real;
 pub mod run;
+pub mod runner;
 pub mod workload;
 pub mod world;

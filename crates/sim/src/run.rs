@@ -28,6 +28,8 @@ pub struct Outcome {
     pub simulated_seconds: f64,
     /// Of these, until everything was whole again after the faults had stopped.
     pub converged_seconds: f64,
+    /// Processor time of it.
+    pub cpu_seconds: f64,
     /// Hash of the trace.
     pub hash: u64,
     /// Events in the trace.
@@ -65,6 +67,8 @@ pub fn run(plan: &Plan) -> Outcome {
     outcome.operations = phases.load.operations();
     outcome.simulated_seconds = world.elapsed().as_secs_f64();
     outcome.converged_seconds = phases.converged.as_secs_f64();
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    outcome.cpu_seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
     (outcome.hash, outcome.events) = trace::summary();
     // A world that panicked cannot always be taken down in order; the process ends anyway.
     if !outcome.violations.is_empty() {

@@ -111,3 +111,13 @@ impl Trace {
 macro_rules! event {
     ($($part:tt)*) => { $crate::trace::line(format_args!($($part)*)) };
 }
+
+/// Stamps lines of the log with simulated time.
+#[derive(Clone, Copy, Debug)]
+pub struct SimulatedTime;
+
+impl tracing_subscriber::fmt::time::FormatTime for SimulatedTime {
+    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> fmt::Result {
+        write!(w, "{:>9.3}", now_ms() as f64 / 1e3)
+    }
+}

@@ -70,8 +70,14 @@ impl Client {
         offset: u64,
         length: usize,
     ) -> Result<Bytes> {
-        let inode = self.stat(path.as_ref()).await?.inode;
-        Ok(self.read_inode(inode, offset, length).await.map_err(|e| e.at(path))?.1)
+        let deadline = self.deadline();
+        loop {
+            let inode = self.stat(path.as_ref()).await?.inode;
+            match self.read_inode(inode, offset, length).await {
+                Err(e) if self.was_replaced(&e, deadline) => {}
+                read => return Ok(read.map_err(|e| e.at(path))?.1),
+            }
+        }
     }
 
     /// As [`Client::write_inode`], by path of an existing file.
@@ -81,14 +87,32 @@ impl Client {
         offset: u64,
         data: Bytes,
     ) -> Result<Attr> {
-        let inode = self.stat(path.as_ref()).await?.inode;
-        self.write_inode(inode, offset, data).await.map_err(|e| e.at(path))
+        let deadline = self.deadline();
+        loop {
+            let inode = self.stat(path.as_ref()).await?.inode;
+            match self.write_inode(inode, offset, data.clone()).await {
+                Err(e) if self.was_replaced(&e, deadline) => {}
+                written => return written.map_err(|e| e.at(path)),
+            }
+        }
     }
 
     /// As [`Client::append_inode`], by path of an existing file.
     pub async fn append(self: &Arc<Self>, path: impl AsRef<[u8]>, data: Bytes) -> Result<Attr> {
-        let inode = self.stat(path.as_ref()).await?.inode;
-        self.append_inode(inode, data).await.map_err(|e| e.at(path))
+        let deadline = self.deadline();
+        loop {
+            let inode = self.stat(path.as_ref()).await?.inode;
+            match self.append_inode(inode, data.clone()).await {
+                Err(e) if self.was_replaced(&e, deadline) => {}
+                appended => return appended.map_err(|e| e.at(path)),
+            }
+        }
+    }
+
+    /// Whether an operation on an inode failed because the file is gone, and there is time to ask its path
+    /// again: if another file took its place, the path was never without one.
+    pub(super) fn was_replaced(&self, e: &ClientError, deadline: Instant) -> bool {
+        e.is_not_found() && self.env.clock.now() < deadline
     }
 
     /// Makes an existing file `size` bytes long; what is added reads as zeroes.

@@ -52,13 +52,19 @@ impl Client {
 
     /// A whole file of at most `limit` bytes.
     pub async fn get(self: &Arc<Self>, path: impl AsRef<[u8]>, limit: usize) -> Result<Bytes> {
-        let path = path.as_ref();
-        let mut reader = self.read_file(path).await?;
-        if reader.attr().size > limit as u64 {
-            let text = format!("{} bytes are more than {limit}", reader.attr().size);
-            return Err(ClientError::new(Kind::Invalid, text).at(path));
+        let (path, deadline) = (path.as_ref(), self.deadline());
+        loop {
+            let mut reader = self.read_file(path).await?;
+            if reader.attr().size > limit as u64 {
+                let text = format!("{} bytes are more than {limit}", reader.attr().size);
+                return Err(ClientError::new(Kind::Invalid, text).at(path));
+            }
+            match reader.read_at(0, limit).await {
+                // Another file took its place while it was read: the path is asked again.
+                Err(e) if self.was_replaced(&e, deadline) => {}
+                read => return read.map_err(|e| e.at(path)),
+            }
         }
-        reader.read_at(0, limit).await.map_err(|e| e.at(path))
     }
 
     async fn reader(self: &Arc<Self>, attr: Attr, extents: Vec<Extent>) -> Result<FileReader> {

@@ -154,3 +154,21 @@ async fn refused_blocks_are_written_again() {
     assert!(client.get("/f", 1 << 30).await.unwrap() == data);
     assert!(client.stats().rewrites >= 2);
 }
+
+/// A file that another one replaces while it is read is read anew by its path: that it was never missing is
+/// what the reader must see. Found by the workloads of the simulator.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_replaced_while_it_is_read_is_not_missing() {
+    let world = World::new(3).await;
+    let client = world.client().await;
+    client.put("/f", content(1, MIB), CreateOptions::default()).await.unwrap();
+    world.state.lock().disks.values_mut().for_each(std::collections::BTreeMap::clear);
+    let reader = client.clone();
+    let reading = tokio::spawn(async move { reader.get("/f", 1 << 30).await });
+    while client.stats().get.errors == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    client.put("/f", content(2, MIB), CreateOptions::default()).await.unwrap();
+    let found = reading.await.unwrap().expect("the path was never without a file");
+    assert!(found == content(2, MIB));
+}

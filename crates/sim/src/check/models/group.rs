@@ -70,7 +70,9 @@ impl Model for Group {
         match output {
             GroupOutput::Value(shown) => shown == value,
             GroupOutput::Size(size) => *size == u64::from(value.size),
-            GroupOutput::Names(names) => names.iter().any(|(_, size)| *size == value.size.into()),
+            GroupOutput::Names(names) => {
+                names.iter().any(|(_, size)| *size == u64::from(value.size))
+            }
             GroupOutput::Done | GroupOutput::Refused(_) => false,
         }
     }
