@@ -13,6 +13,11 @@ test:
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
 
+# Faults against real processes on hosts made of network namespaces; needs root.
+faults *ARGS:
+    cargo build -p everhold-cli -p everhold-sim
+    target/debug/everhold-faults {{ARGS}}
+
 # The table of docs/performance.md, on a temporary cluster.
 bench *ARGS:
     cargo run --release -- bench --temp {{ARGS}}
