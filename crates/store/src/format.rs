@@ -15,6 +15,11 @@ pub(crate) use record::{
 pub(crate) use segment_header::{SegmentHeader, SegmentUse};
 pub(crate) use superblock::Superblock;
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod forged;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use forged::{seal_record, seal_segment, seal_superblock};
+
 #[cfg(test)]
 mod tests;
 

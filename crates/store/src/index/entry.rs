@@ -30,7 +30,7 @@ impl Entry {
         BlockEntry { id, length: self.length, crc: self.crc }
     }
 
-    pub(super) fn encode(&self) -> [u8; 28] {
+    pub(crate) fn encode(&self) -> [u8; 28] {
         let mut row = [0; 28];
         row[..4].copy_from_slice(&self.pg.0.to_le_bytes());
         row[4..8].copy_from_slice(&self.place.slot.to_le_bytes());
@@ -41,7 +41,7 @@ impl Entry {
         row
     }
 
-    pub(super) fn decode(row: &[u8; 28]) -> Self {
+    pub(crate) fn decode(row: &[u8; 28]) -> Self {
         let word = |at: usize| u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
         Entry {
             pg: PgId(word(0)),

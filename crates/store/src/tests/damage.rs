@@ -1,6 +1,6 @@
 //! Bytes that changed at rest: never returned, always reported, repaired by a put.
 
-use super::world::{PG, World, bytes, id, put};
+use crate::fuzzing::world::{PG, World, bytes, id, put};
 use crate::format::{HEADER_BYTES, Place, RecordHeader};
 use crate::{Compaction, Put, StoreError};
 use everhold_env::disk::Fault;
