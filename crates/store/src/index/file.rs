@@ -188,6 +188,10 @@ fn split_order_key(key: &[u8; 20]) -> (PgId, BlockId) {
     (PgId(u32::from_be_bytes(pg)), BlockId::from_bytes(id))
 }
 
+fn entry_of(row: &[u8; 28]) -> Result<Entry, IndexError> {
+    Entry::decode(row).ok_or_else(|| IndexError::Damaged("a row is impossible".into()))
+}
+
 fn listed(entry: &Entry) -> [u8; 8] {
     (u64::from(entry.length) << 32 | u64::from(entry.crc)).to_be_bytes()
 }
@@ -205,7 +209,7 @@ impl Snapshot {
 
     pub(crate) fn get(&self, id: BlockId) -> Result<Option<Entry>, IndexError> {
         let row = self.blocks()?.get(&id.to_bytes()).map_err(IndexError::of)?;
-        Ok(row.map(|row| Entry::decode(row.value())))
+        row.map(|row| entry_of(row.value())).transpose()
     }
 
     /// Up to `limit` blocks of a PG after `after`, up to and with `last`.
@@ -252,7 +256,7 @@ impl Snapshot {
         let mut found = Vec::new();
         for row in self.blocks()?.iter().map_err(IndexError::of)? {
             let (id, entry) = row.map_err(IndexError::of)?;
-            let entry = Entry::decode(entry.value());
+            let entry = entry_of(entry.value())?;
             if entry.place.slot == slot {
                 found.push((BlockId::from_bytes(*id.value()), entry));
             }
