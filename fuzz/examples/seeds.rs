@@ -1,4 +1,4 @@
-//! Writes the corpus that fuzzing begins with: `cargo run --bin seeds`, into `corpus/TARGET/`.
+//! Writes the corpus that fuzzing begins with: `cargo run --example seeds`, into `corpus/TARGET/`.
 
 use std::path::Path;
 use std::{fs, io};
@@ -14,6 +14,14 @@ fn main() -> io::Result<()> {
         ("store_structure", everhold_store::fuzzing::samples_of_structures()),
         ("store_recovery", everhold_store::fuzzing::samples_of_logs()),
         ("store_model", everhold_store::fuzzing::samples_of_models()),
+        ("raft_record", everhold_consensus::fuzzing::samples_of_records()),
+        ("raft_message", everhold_consensus::fuzzing::samples_of_messages(2)),
+        ("raft_recovery", everhold_consensus::fuzzing::samples_of_logs()),
+        ("raft_model", everhold_consensus::fuzzing::samples_of_models()),
+        ("server_request", everhold_server::fuzzing::samples_of_requests(1)),
+        ("server_head", everhold_server::fuzzing::samples_of_heads()),
+        ("server_state", everhold_server::fuzzing::samples_of_commands(24)),
+        ("client_reply", everhold_client::fuzzing::samples_of_replies(2)),
     ];
     for (target, seeds) in all {
         write(target, seeds)?;

@@ -71,7 +71,7 @@ impl IdentityFile {
         env.disk.write_atomic(&dir.join(FILE_NAME), &self.encode()).await
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&codec::encode_row(self));
         let crc = crc32c(&bytes);
@@ -79,7 +79,7 @@ impl IdentityFile {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<IdentityFile> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<IdentityFile> {
         let (body, crc) = bytes.split_last_chunk::<4>()?;
         if crc32c(body) != u32::from_le_bytes(*crc) {
             return None;

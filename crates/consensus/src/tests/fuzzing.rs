@@ -1,0 +1,29 @@
+//! The functions that `fuzz/` drives, with samples, damaged samples and random bytes.
+
+use crate::fuzzing::*;
+use everhold_proto::fuzzing::exercise;
+
+#[test]
+fn foreign_messages_and_records_are_values_or_errors() {
+    exercise(decode_message, &samples_of_messages(8), 4000);
+    exercise(decode_record, &samples_of_records(), 4000);
+}
+
+/// Forged logs are refused or are logs.
+#[test]
+fn forged_logs_are_survived() {
+    exercise(recover, &samples_of_logs(), 150);
+}
+
+#[test]
+fn the_model_takes_any_bytes() {
+    exercise(run_model, &samples_of_models(), 30);
+}
+
+/// Without logs that open, little of recovery would be tried.
+#[test]
+fn a_sample_log_opens() {
+    let logs = samples_of_logs();
+    let opened = logs.iter().filter(|log| crate::log::fuzzing::opens(log)).count();
+    assert!(opened >= 3, "{opened} of {}", logs.len());
+}
