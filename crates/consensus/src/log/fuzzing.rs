@@ -211,6 +211,13 @@ fn sample_payloads() -> Vec<Vec<u8>> {
         encoded(&[Record::Purge(log_id(2, 4))]),
         encoded(&[Record::Truncate(Some(log_id(2, 7)))]),
         encoded(&[Record::Base(base)]),
+        // What no log holds, although every checksum does.
+        encoded(&[Record::Purge(log_id(2, u64::MAX))]),
+        encoded(&[Record::Committed(Some(log_id(2, u64::MAX)))]),
+        encoded(&[Record::Truncate(Some(log_id(9, 1)))]),
+        encoded(&[Record::Purge(log_id(9, 1))]),
+        encoded(&[Record::Base(Base { purged: Some(log_id(1, 5)), ..Default::default() })]),
+        [encoded(&entries), encoded(&[Record::Base(Base::default())])].concat(),
     ]
 }
 
@@ -247,6 +254,13 @@ pub fn samples_of_logs() -> Vec<Vec<u8>> {
         log(0, &[(0, 0, 0), (1, 0, 5), (1, 0, 3)]),
         log(1, &[(0, 1, 0), (0, 3, 1), (0, 2, 2)]),
         log(3, &[(0, 0, 0), (2, 0, 5)]),
+        log(1, &[(0, 255, 0), (0, 0, 1)]),
+        log(1, &[(0, 0, 0), (0, 0, 6)]),
+        log(1, &[(0, 0, 0), (0, 0, 1), (0, 0, 7)]),
+        log(1, &[(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 0, 8)]),
+        log(1, &[(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 0, 9), (0, 0, 4)]),
+        log(1, &[(0, 0, 10), (0, 0, 1)]),
+        log(1, &[(0, 0, 0), (0, 0, 1), (0, 0, 11), (0, 0, 2)]),
     ]
 }
 

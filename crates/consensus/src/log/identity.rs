@@ -4,6 +4,7 @@
 //! The file also records how far the log is known to be synced. A bad checksum below that point is
 //! damage; without the record, losing the very last frame could not be told from a torn write.
 
+use super::record::INDEX_MAX;
 use crate::ConsensusError;
 use everhold_env::Env;
 use everhold_proto::{ClusterId, NodeId, RaftId, checksum::crc32c, codec};
@@ -84,7 +85,9 @@ impl IdentityFile {
         if crc32c(body) != u32::from_le_bytes(*crc) {
             return None;
         }
-        codec::decode_row(body.strip_prefix(MAGIC)?).ok()
+        let file: IdentityFile = codec::decode_row(body.strip_prefix(MAGIC)?).ok()?;
+        // The next opening counts on from it.
+        (file.identity.boot_counter <= INDEX_MAX).then_some(file)
     }
 }
 
