@@ -10,7 +10,10 @@ fn main() -> io::Result<()> {
     let all: [(&str, Vec<Vec<u8>>); _] = [
         ("proto_row", everhold_proto::fuzzing::samples_of_rows(2)),
         ("proto_answer", everhold_proto::fuzzing::samples_of_answers(4)),
-        ("proto_text", texts(&["b7-9", "pg17", "n4294967295", "64MiB", "1.5 GiB", "0123456789abcdef"])),
+        (
+            "proto_text",
+            texts(&["b7-9", "pg17", "n4294967295", "64MiB", "1.5 GiB", "0123456789abcdef"]),
+        ),
         ("store_structure", everhold_store::fuzzing::samples_of_structures()),
         ("store_recovery", everhold_store::fuzzing::samples_of_logs()),
         ("store_model", everhold_store::fuzzing::samples_of_models()),

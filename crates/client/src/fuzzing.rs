@@ -65,7 +65,9 @@ fn check_error(bytes: &[u8]) {
     let Some((status, body)) = bytes.split_first_chunk::<2>() else { return };
     let status = u16::from_le_bytes(*status);
     let error = remote_error("peer:1", status, body);
-    assert!(everhold_proto::codec::decode::<Error>(body).is_ok() || error.message.contains("peer:1"));
+    assert!(
+        everhold_proto::codec::decode::<Error>(body).is_ok() || error.message.contains("peer:1")
+    );
 }
 
 fn sample_error(seed: u64) -> Option<Vec<u8>> {

@@ -355,9 +355,9 @@ pub(crate) fn verified(
     body: Bytes,
 ) -> Result<(Bytes, u32), WireError> {
     let sent = headers.get(block::CRC).and_then(|v| v.to_str().ok());
-    let sent = sent.and_then(|text| u32::from_str_radix(text, 16).ok()).ok_or_else(|| {
-        WireError::malformed(address, format_args!("no {} header", block::CRC))
-    })?;
+    let sent = sent
+        .and_then(|text| u32::from_str_radix(text, 16).ok())
+        .ok_or_else(|| WireError::malformed(address, format_args!("no {} header", block::CRC)))?;
     let crc = crc32c(&body);
     if crc != sent {
         return Err(WireError::corrupt(address, id, sent, crc));

@@ -57,6 +57,7 @@ fn check_rows(chunk: &[u8]) {
 }
 
 fn sample_rows(seed: u64) -> Option<Vec<u8>> {
-    let part = |length: u8| [&u32::from(length).to_le_bytes()[..], &vec![length; length.into()]].concat();
+    let part =
+        |length: u8| [&u32::from(length).to_le_bytes()[..], &vec![length; length.into()]].concat();
     Some((1..=seed as u8 + 1).flat_map(|n| [part(n), part(3 * n)].concat()).collect())
 }

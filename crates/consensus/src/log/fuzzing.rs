@@ -243,7 +243,8 @@ pub fn samples_of_logs() -> Vec<Vec<u8>> {
         [&[segment, sequence][..], &(payload.len() as u16).to_le_bytes(), payload].concat()
     };
     let log = |synced: u8, frames: &[(u8, u8, usize)]| {
-        let frames = frames.iter().map(|(segment, sequence, p)| frame(*segment, *sequence, &payloads[*p]));
+        let frames =
+            frames.iter().map(|(segment, sequence, p)| frame(*segment, *sequence, &payloads[*p]));
         [vec![synced], frames.collect::<Vec<_>>().concat()].concat()
     };
     vec![

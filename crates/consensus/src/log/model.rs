@@ -31,7 +31,10 @@ pub(crate) fn identity() -> LogIdentity {
     LogIdentity { cluster: NAME.0, node: NAME.1, raft_id: RaftId(1), boot_counter: 0 }
 }
 
-pub(crate) async fn open(disk: &SimDisk, opening: Opening) -> Result<(Log, LogIdentity), ConsensusError> {
+pub(crate) async fn open(
+    disk: &SimDisk,
+    opening: Opening,
+) -> Result<(Log, LogIdentity), ConsensusError> {
     let limit = PurgeLimit::default();
     limit.raise(u64::MAX);
     Log::open(&env(disk), Path::new(DIR), &config(), opening, limit, Fatal::new()).await

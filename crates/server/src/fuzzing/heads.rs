@@ -38,7 +38,9 @@ pub fn samples_of_heads() -> Vec<Vec<u8>> {
     );
     let heads = [
         format!("/blocks/d3/pg7/b5-9\nrange: bytes=100-299{common}"),
-        format!("/blocks/d3/pg7/b5-9\neverhold-crc32c: 0a0b0c0d\neverhold-generation: 6\ncontent-length: 4096{common}"),
+        format!(
+            "/blocks/d3/pg7/b5-9\neverhold-crc32c: 0a0b0c0d\neverhold-generation: 6\ncontent-length: 4096{common}"
+        ),
         format!("/everhold.v1.Raft/append{common}"),
         format!("/everhold.v1.Meta/Execute{common}"),
         node,
