@@ -236,17 +236,24 @@ pub fn samples_of_records() -> Vec<Vec<u8>> {
     samples
 }
 
+/// The input for a log of frames, each of (segment, sequence, number of a sample payload).
+fn log(synced: u8, frames: &[(u8, u8, usize)]) -> Vec<u8> {
+    let payloads = sample_payloads();
+    let frame = |(segment, sequence, payload): &(u8, u8, usize)| {
+        let payload = &payloads[*payload];
+        let length = (payload.len() as u16).to_le_bytes();
+        [&[*segment, *sequence][..], &length, payload].concat()
+    };
+    [vec![synced], frames.iter().flat_map(frame).collect()].concat()
+}
+
+/// The second frame is not the second, a later one stands behind it, and the next segment was begun.
+pub(crate) fn damage_before_a_half_made_segment() -> Vec<u8> {
+    log(1, &[(0, 1, 0), (0, 7, 1), (0, 4, 2), (1, 1, 5)])
+}
+
 /// Logs of one and of two segments, whole and out of order.
 pub fn samples_of_logs() -> Vec<Vec<u8>> {
-    let payloads = sample_payloads();
-    let frame = |segment: u8, sequence: u8, payload: &[u8]| {
-        [&[segment, sequence][..], &(payload.len() as u16).to_le_bytes(), payload].concat()
-    };
-    let log = |synced: u8, frames: &[(u8, u8, usize)]| {
-        let frames =
-            frames.iter().map(|(segment, sequence, p)| frame(*segment, *sequence, &payloads[*p]));
-        [vec![synced], frames.collect::<Vec<_>>().concat()].concat()
-    };
     vec![
         log(0, &[(0, 0, 0)]),
         log(1, &[(0, 0, 0), (0, 0, 1), (0, 0, 2)]),
@@ -255,6 +262,7 @@ pub fn samples_of_logs() -> Vec<Vec<u8>> {
         log(0, &[(0, 0, 0), (1, 0, 5), (1, 0, 3)]),
         log(1, &[(0, 1, 0), (0, 3, 1), (0, 2, 2)]),
         log(3, &[(0, 0, 0), (2, 0, 5)]),
+        damage_before_a_half_made_segment(),
         log(1, &[(0, 255, 0), (0, 0, 1)]),
         log(1, &[(0, 0, 0), (0, 0, 6)]),
         log(1, &[(0, 0, 0), (0, 0, 1), (0, 0, 7)]),

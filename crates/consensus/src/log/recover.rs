@@ -52,8 +52,12 @@ pub(crate) async fn recover(
             if replay.segments.is_empty() || !is_newest || synced.segment >= number {
                 return Err(corrupt(path, "its first frame is damaged"));
             }
-            // The process ended while it made this segment, before anything was in it.
+            // The process ended while it made this segment, before anything was in it. The one before
+            // is the newest again, so what follows its frames must be a torn write.
             drop(image);
+            let newest = Image::read(env, dir, current.segment).await?;
+            let path = segment::path(dir, current.segment);
+            check_end(path, &newest, current, synced, replay.sequence.unwrap_or_default())?;
             discard(env, dir, number).await?;
             break;
         };

@@ -20,6 +20,13 @@ fn the_model_takes_any_bytes() {
     exercise(run_model, &samples_of_models(), 30);
 }
 
+/// Also when the newest segment is one that a crash left unfinished, frames that were durable once
+/// must not be cut off as if they were torn.
+#[test]
+fn damage_before_a_half_made_segment_is_refused() {
+    assert!(!crate::log::fuzzing::opens(&crate::log::fuzzing::damage_before_a_half_made_segment()));
+}
+
 /// Without logs that open, little of recovery would be tried.
 #[test]
 fn a_sample_log_opens() {
