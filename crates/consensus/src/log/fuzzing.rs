@@ -5,7 +5,7 @@ use super::identity::{IdentityFile, Mark};
 use super::model::{DIR, Event, Trial, append, entry, env, existing, identity, log_id, open, run};
 use super::record::{self, Base, Record};
 use super::segment;
-use crate::types::{Command, Entry, LeaderId, Membership, RaftNode, Vote};
+use crate::types::{Command, Entry, LeaderId, LogId, Membership, RaftNode, Vote};
 use bytes::Bytes;
 use everhold_env::disk::SimDisk;
 use everhold_env::{Env, OpenMode};
@@ -84,13 +84,20 @@ pub fn recover(input: &[u8]) {
         let indexes = entries.iter().map(|entry| entry.log_id.index);
         assert!(indexes.eq(first..state.last_log_id.map_or(0, |id| id.index + 1)));
         let next = state.last_log_id.map_or(0, |id| id.index + 1);
-        append(&mut log, vec![entry(9, next, 100)]).await.expect("the disk works");
+        // As Raft does it: what is appended and purged has a term that is not older than what is there.
+        let terms = [state.last_log_id, state.last_purged_log_id].map(|id| id.map_or(0, term_of));
+        let Some(term) = terms[0].max(terms[1]).checked_add(1) else { return };
+        append(&mut log, vec![entry(term, next, 100)]).await.expect("the disk works");
         log.save_vote(&Vote::new(9, 1)).await.expect("the disk works");
-        log.purge(log_id(9, next)).await.expect("the disk works");
+        log.purge(log_id(term, next)).await.expect("the disk works");
         log.close().await.expect("the disk works");
         let (mut again, _) = open(&disk, existing()).await.expect("it was closed");
         assert_eq!(again.read_vote().await.expect("it is in memory"), Some(Vote::new(9, 1)));
     });
+}
+
+fn term_of(id: LogId) -> u64 {
+    id.leader_id.term
 }
 
 /// The input: where it was synced, then frames of `segment, sequence, length u16, payload`. A sequence

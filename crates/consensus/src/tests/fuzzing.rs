@@ -34,3 +34,10 @@ fn a_sample_log_opens() {
     let opened = logs.iter().filter(|log| crate::log::fuzzing::opens(log)).count();
     assert!(opened >= 3, "{opened} of {}", logs.len());
 }
+
+/// Inputs that a search found once.
+#[test]
+fn found_inputs_stay_fixed() {
+    recover(include_bytes!("../../../../fuzz/corpus/raft_recovery/found-half-made-segment"));
+    recover(include_bytes!("../../../../fuzz/corpus/raft_recovery/found-later-term"));
+}
