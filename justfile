@@ -32,3 +32,11 @@ docs:
 # What CI runs.
 ci:
     bash .ci/run
+
+# Fuzzes one target (see fuzz/README.md) for so many seconds; needs a nightly toolchain.
+fuzz TARGET SECONDS:
+    bash fuzz/run {{SECONDS}} {{TARGET}}
+
+# Fuzzes all targets, one after another, for so many seconds each.
+fuzz-all SECONDS:
+    bash fuzz/run {{SECONDS}}

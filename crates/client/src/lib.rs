@@ -6,12 +6,17 @@
 //!
 //! **Invariants:** every call has a deadline. A change is sent again only with the same number. A block
 //! id is used for one placement group. Bytes that fail their checksum are never returned.
+//!
+//! The feature `fuzzing` adds the module of that name, which `fuzz/` drives.
 
 mod blocks;
 mod buffers;
 mod client;
 mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod meta;
 mod session;

@@ -261,21 +261,7 @@ impl Wire {
             idempotent: true,
         };
         let response = self.answered(address, call, deadline).await?;
-        let sent = response.headers.get(block::CRC).and_then(|v| v.to_str().ok());
-        let sent = sent.and_then(|text| u32::from_str_radix(text, 16).ok()).ok_or_else(|| {
-            WireError::malformed(address, format_args!("no {} header", block::CRC))
-        })?;
-        let crc = crc32c(&response.body);
-        if crc != sent {
-            return Err(WireError::corrupt(address, id, sent, crc));
-        }
-        match range {
-            Some(range) if response.body.len() != range.len() => Err(WireError::malformed(
-                address,
-                format_args!("{} bytes of {} asked for", response.body.len(), range.len()),
-            )),
-            _ => Ok((response.body, crc)),
-        }
+        verified(address, id, range, &response.headers, response.body)
     }
 
     /// Sends a call and takes an answer other than success as an error.
@@ -360,6 +346,31 @@ impl Wire {
     }
 }
 
+/// The bytes of a block, if they are those that were announced and asked for; with their checksum.
+pub(crate) fn verified(
+    address: &str,
+    id: BlockId,
+    range: Option<Range<u32>>,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<(Bytes, u32), WireError> {
+    let sent = headers.get(block::CRC).and_then(|v| v.to_str().ok());
+    let sent = sent
+        .and_then(|text| u32::from_str_radix(text, 16).ok())
+        .ok_or_else(|| WireError::malformed(address, format_args!("no {} header", block::CRC)))?;
+    let crc = crc32c(&body);
+    if crc != sent {
+        return Err(WireError::corrupt(address, id, sent, crc));
+    }
+    match range {
+        Some(range) if body.len() != range.len() => Err(WireError::malformed(
+            address,
+            format_args!("{} bytes of {} asked for", body.len(), range.len()),
+        )),
+        _ => Ok((body, crc)),
+    }
+}
+
 fn typed(content_type: &'static str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -371,7 +382,7 @@ fn block_path(disk: DiskId, pg: PgId, id: BlockId) -> String {
 }
 
 /// The error that an answer carries, or one made from its status when the body is none of ours.
-fn remote_error(address: &str, status: u16, body: &[u8]) -> Error {
+pub(crate) fn remote_error(address: &str, status: u16, body: &[u8]) -> Error {
     if let Ok(error) = decode::<Error>(body) {
         return error;
     }

@@ -7,6 +7,8 @@
 //! **Invariants.** What was acknowledged is on stable storage of a quorum. Entries become durable in order, and a
 //! failed sync ends the replica. The log is purged only below what the state machine holds durably.
 //! No log, no id: a replica that lost its log never votes again under its old number.
+//!
+//! The feature `fuzzing` adds the module of that name, which `fuzz/` drives.
 
 mod config;
 mod consensus;
@@ -26,6 +28,9 @@ mod scope;
 mod status;
 mod upkeep;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,8 @@
 //! Everything here is plain data. **Invariant:** no clock, no randomness, no I/O and no runtime;
 //! whoever needs one of those is not vocabulary. The pure crates (`cluster`, `namespace`) depend on
 //! this crate only, so Cargo keeps them pure.
+//!
+//! The feature `fuzzing` adds the module of that name for `fuzz/` and for the tests of other crates.
 
 pub mod apply;
 pub mod checksum;
@@ -11,6 +13,9 @@ pub mod codec;
 pub mod command;
 pub mod error;
 pub mod fs;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ids;
 pub mod kv;
 pub mod limits;

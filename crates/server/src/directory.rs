@@ -192,6 +192,15 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<NodeFile, StartError> {
     Ok(node)
 }
 
+/// A file that is taken for one is the same again when it was saved.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_node_file(path: &Path, bytes: &[u8]) {
+    if let Ok(file) = parse(path, bytes) {
+        let saved = serde_json::to_vec_pretty(&file).expect("it has a JSON form");
+        assert_eq!(parse(path, &saved).ok(), Some(file));
+    }
+}
+
 fn lock(path: &Path) -> Result<File, StartError> {
     let fail = |e: io::Error| StartError::Directory { path: path.into(), reason: e.to_string() };
     let lock = File::options()

@@ -5,6 +5,8 @@
 //! `services` answer calls, `membership` keeps the node in its cluster, `raft` is its seat in the
 //! metadata service and `state` the machine that is replicated; [`control`] is what a leader does,
 //! [`repair`] what each disk does.
+//!
+//! The feature `fuzzing` adds the module of that name, which `fuzz/` drives.
 
 mod cluster_port;
 mod config;
@@ -27,6 +29,10 @@ mod server;
 mod services;
 mod state;
 mod store_port;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub mod control;
 pub mod repair;

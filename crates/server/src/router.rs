@@ -217,6 +217,19 @@ fn check_peer(ours: ClusterId, headers: &HeaderMap, optional: bool) -> Result<()
     }
 }
 
+/// The headers that every request has, in both strictnesses.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_head(headers: &HeaderMap) {
+    let cluster = ClusterId(*b"\x01\x23\x45\x67\x89\xab\xcd\xef\x01\x23\x45\x67\x89\xab\xcd\xef");
+    let strict = check_peer(cluster, headers, false);
+    assert!(strict.is_err() || check_peer(cluster, headers, true).is_ok());
+    let now = Instant::now();
+    assert!(
+        deadline(headers, now).is_ok_and(|at| at <= now + TIMEOUT_MAX)
+            || deadline(headers, now).is_err()
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,8 @@ mod meta;
 mod own;
 mod pages;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use blocks::check_block;
 pub(crate) use blocks::serve_block;
 pub(crate) use pages::{health_page, metrics_page, status_page};
 

@@ -1,6 +1,6 @@
 //! The segment files: opening a bounded number of them, making new ones, changing their headers.
 
-use crate::format::{HEADER_BYTES, SegmentHeader, SegmentUse, StoreId};
+use crate::format::{HEADER_BYTES, SLOTS_MAX, SegmentHeader, SegmentUse, StoreId};
 use everhold_env::{Disk, File, OpenMode};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -32,12 +32,13 @@ impl SegmentFiles {
         SegmentFiles { disk, dir, store, segment_bytes, open: Mutex::default() }
     }
 
-    /// The numbers of the files that exist. Other names are left alone.
+    /// The numbers of the files that exist. Other names are left alone, and so are numbers that no
+    /// store gives to a file.
     pub(crate) async fn slots(&self) -> io::Result<Vec<u32>> {
         let slot = |path: &PathBuf| {
             let name = path.file_name()?.to_str()?;
             let slot = name.strip_suffix(".seg")?.parse().ok()?;
-            (name == Self::name(slot)).then_some(slot)
+            (name == Self::name(slot) && slot < SLOTS_MAX).then_some(slot)
         };
         Ok(self.disk.list(&self.dir).await?.iter().filter_map(slot).collect())
     }

@@ -7,6 +7,8 @@
 //!
 //! **Invariant:** an operation that was acknowledged is on stable storage; bytes are returned only
 //! after their checksums held; no bytes on the disk, however damaged, make this crate panic.
+//!
+//! The feature `fuzzing` adds the module of that name, which `fuzz/` drives.
 
 mod config;
 mod error;
@@ -37,5 +39,8 @@ pub use recover::OpenReport;
 pub use space::Space;
 pub use store::{BlockStat, BlockStore, Put};
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;

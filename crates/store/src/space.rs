@@ -2,7 +2,7 @@
 
 use crate::StoreError;
 use crate::config::RESERVE_SEGMENTS;
-use crate::format::{HEADER_BYTES, SegmentHeader, SegmentUse};
+use crate::format::{HEADER_BYTES, SLOTS_MAX, SegmentHeader, SegmentUse};
 use crate::segments::{Class, Segments};
 use crate::shared::Shared;
 use everhold_proto::limits::BLOCK_BYTES_MAX;
@@ -152,7 +152,7 @@ impl Shared {
         let by_disk = segments.files() + more;
         let by_config =
             self.config.capacity_bytes.map_or(u64::MAX, |bytes| bytes / segments.segment_bytes);
-        segments.count_max = by_disk.min(by_config).min(u64::from(u32::MAX));
+        segments.count_max = by_disk.min(by_config).min(u64::from(SLOTS_MAX));
         Ok(())
     }
 

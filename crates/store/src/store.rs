@@ -391,8 +391,13 @@ async fn maintain(shared: Arc<Shared>) {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl BlockStore {
+    /// Where a block is.
+    pub(crate) fn place(&self, id: BlockId) -> Option<Entry> {
+        self.shared.lookup_now(id).ok().flatten()
+    }
+
     /// invariant: the counts of the segments are those of the blocks that the index places there.
     pub(crate) fn audit(&self) {
         let catalog = self.shared.catalog.lock();

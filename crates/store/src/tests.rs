@@ -4,5 +4,5 @@ mod basic;
 mod crash;
 mod damage;
 mod full;
+mod fuzzing;
 mod model;
-mod world;

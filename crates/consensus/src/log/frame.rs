@@ -6,6 +6,7 @@
 //! Frames start on [`ALIGNMENT`] boundaries. Each names its segment, so what a recycled file still
 //! holds from its former life is never taken for a frame. Layout: `docs/format/log.md`.
 
+use super::record::INDEX_MAX;
 use everhold_env::{ALIGNMENT, AlignedBuf};
 use everhold_proto::checksum::crc32c;
 
@@ -63,7 +64,9 @@ impl Header {
             && u32_at(4) == VERSION
             && u32_at(44) == crc32c(&bytes[..44])
             && header.segment == segment
-            && header.payload_bytes as usize <= PAYLOAD_BYTES_MAX;
+            && header.payload_bytes as usize <= PAYLOAD_BYTES_MAX
+            // The next frame's number is counted on from it.
+            && header.sequence <= INDEX_MAX;
         sound.then_some(header)
     }
 

@@ -4,6 +4,7 @@
 //! The file also records how far the log is known to be synced. A bad checksum below that point is
 //! damage; without the record, losing the very last frame could not be told from a torn write.
 
+use super::record::INDEX_MAX;
 use crate::ConsensusError;
 use everhold_env::Env;
 use everhold_proto::{ClusterId, NodeId, RaftId, checksum::crc32c, codec};
@@ -71,7 +72,7 @@ impl IdentityFile {
         env.disk.write_atomic(&dir.join(FILE_NAME), &self.encode()).await
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&codec::encode_row(self));
         let crc = crc32c(&bytes);
@@ -79,12 +80,14 @@ impl IdentityFile {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<IdentityFile> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<IdentityFile> {
         let (body, crc) = bytes.split_last_chunk::<4>()?;
         if crc32c(body) != u32::from_le_bytes(*crc) {
             return None;
         }
-        codec::decode_row(body.strip_prefix(MAGIC)?).ok()
+        let file: IdentityFile = codec::decode_row(body.strip_prefix(MAGIC)?).ok()?;
+        // The next opening counts on from it.
+        (file.identity.boot_counter <= INDEX_MAX).then_some(file)
     }
 }
 

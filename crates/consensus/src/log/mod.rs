@@ -8,6 +8,8 @@
 mod frame;
 mod identity;
 mod index;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod model;
 mod open;
 mod queue;
 mod record;
@@ -17,6 +19,9 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod writer;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 
 pub use identity::LogIdentity;
 pub use open::Opening;

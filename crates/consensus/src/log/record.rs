@@ -135,7 +135,7 @@ fn decode(kind: u8, body: Bytes) -> Result<Record, BadRecord> {
     fn value<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, BadRecord> {
         codec::decode(body).map_err(|_| BadRecord("body"))
     }
-    Ok(match kind {
+    let record = match kind {
         BASE => Record::Base(value(&body)?),
         VOTE => Record::Vote(value(&body)?),
         COMMITTED => Record::Committed(value(&body)?),
@@ -143,7 +143,21 @@ fn decode(kind: u8, body: Bytes) -> Result<Record, BadRecord> {
         TRUNCATE => Record::Truncate(value(&body)?),
         ENTRY => Record::Entry(decode_entry(body)?),
         _ => return Err(BadRecord("kind")),
-    })
+    };
+    match indexes(&record).into_iter().flatten().all(|id| id.index <= INDEX_MAX) {
+        true => Ok(record),
+        false => Err(BadRecord("index")),
+    }
+}
+
+/// The log ids that a record names besides an entry's own.
+fn indexes(record: &Record) -> [Option<LogId>; 3] {
+    match record {
+        Record::Base(base) => [base.committed, base.purged, base.last],
+        Record::Committed(id) | Record::Truncate(id) => [*id, None, None],
+        Record::Purge(id) => [Some(*id), None, None],
+        Record::Vote(_) | Record::Entry(_) => [None; 3],
+    }
 }
 
 fn decode_entry(body: Bytes) -> Result<Entry, BadRecord> {

@@ -8,7 +8,7 @@ use super::index::{FrameRef, Index};
 use super::record::{self, Base, Record};
 use super::segment::{self, Image, Segment};
 use crate::ConsensusError;
-use crate::types::entry_bytes;
+use crate::types::{LogId, entry_bytes};
 use bytes::Bytes;
 use everhold_env::Env;
 use std::collections::BTreeMap;
@@ -52,8 +52,12 @@ pub(crate) async fn recover(
             if replay.segments.is_empty() || !is_newest || synced.segment >= number {
                 return Err(corrupt(path, "its first frame is damaged"));
             }
-            // The process ended while it made this segment, before anything was in it.
+            // The process ended while it made this segment, before anything was in it. The one before
+            // is the newest again, so what follows its frames must be a torn write.
             drop(image);
+            let newest = Image::read(env, dir, current.segment).await?;
+            let path = segment::path(dir, current.segment);
+            check_end(path, &newest, current, synced, replay.sequence.unwrap_or_default())?;
             discard(env, dir, number).await?;
             break;
         };
@@ -154,9 +158,10 @@ impl Replay {
         first_segment: bool,
     ) -> Result<(), String> {
         let mut frame: Option<FrameRef> = None;
-        for record in records {
+        for (position, record) in records.into_iter().enumerate() {
             match record {
-                Record::Base(base) if first_segment => self.rebase(base),
+                Record::Base(_) if position > 0 => return Err("misplaced base record".into()),
+                Record::Base(base) if first_segment => self.rebase(base)?,
                 Record::Base(base) => self.check_base(&base)?,
                 Record::Vote(vote) => self.index.vote = Some(vote),
                 Record::Committed(committed) => self.index.committed = committed,
@@ -164,10 +169,7 @@ impl Replay {
                     return Err("a truncation follows entries".into());
                 }
                 Record::Truncate(after) => self.truncate(after)?,
-                Record::Purge(upto) => {
-                    self.index.purge(upto);
-                    self.index.purge_frames(upto.index);
-                }
+                Record::Purge(upto) => self.purge(upto)?,
                 Record::Entry(entry) => {
                     let (index, bytes) = (entry.log_id.index, entry_bytes(&entry));
                     self.index.append(entry).map_err(|e| e.to_string())?;
@@ -195,9 +197,13 @@ impl Replay {
         Ok(())
     }
 
-    fn rebase(&mut self, base: Base) {
+    fn rebase(&mut self, base: Base) -> Result<(), String> {
+        if next(base.purged) > next(base.last) {
+            return Err("more is purged than there was".into());
+        }
         (self.index.vote, self.index.committed) = (base.vote, base.committed);
         self.index.rebase(base.purged, base.last);
+        Ok(())
     }
 
     fn check_base(&self, base: &Base) -> Result<(), String> {
@@ -208,8 +214,18 @@ impl Replay {
         Ok(())
     }
 
-    fn truncate(&mut self, after: Option<crate::types::LogId>) -> Result<(), String> {
-        if self.index.purged > after || after > self.index.last {
+    fn purge(&mut self, upto: LogId) -> Result<(), String> {
+        let is_newer = self.index.purged.is_none_or(|purged| upto > purged);
+        if is_newer && next(Some(upto)) < next(self.index.purged) {
+            return Err("a purge that goes back".into());
+        }
+        self.index.purge(upto);
+        self.index.purge_frames(upto.index);
+        Ok(())
+    }
+
+    fn truncate(&mut self, after: Option<LogId>) -> Result<(), String> {
+        if next(self.index.purged) > next(after) || next(after) > self.index.next_index() {
             return Err("a truncation outside of the log".into());
         }
         self.index.truncate(after);
@@ -233,6 +249,11 @@ impl Replay {
             sequence: self.sequence.unwrap_or_default(),
         })
     }
+}
+
+/// The index behind `id`. Bounds are compared by it, because the order of log ids goes by terms first.
+fn next(id: Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
 }
 
 /// Segments forget void entries, so that they go as soon as nothing in them is needed.

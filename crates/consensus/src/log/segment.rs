@@ -2,6 +2,7 @@
 //! allocated and written syncs faster (one metadata update less) than one that grows.
 
 use super::frame::{self, HEADER_BYTES, Header};
+use super::record::INDEX_MAX;
 use crate::ConsensusError;
 use everhold_env::{ALIGNMENT, AlignedBuf, Env, File, OpenMode};
 use std::io;
@@ -25,7 +26,7 @@ pub(crate) fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:08}.wal"))
 }
 
-/// The numbers of the segments in `dir`, ascending.
+/// The numbers of the segments in `dir`, ascending. A number that cannot be counted on from is not one.
 pub(crate) async fn list(env: &Env, dir: &Path) -> io::Result<Vec<u64>> {
     let mut numbers: Vec<u64> = env
         .disk
@@ -34,6 +35,7 @@ pub(crate) async fn list(env: &Env, dir: &Path) -> io::Result<Vec<u64>> {
         .iter()
         .filter(|p| p.extension().is_some_and(|e| e == "wal"))
         .filter_map(|p| p.file_stem()?.to_str()?.parse().ok())
+        .filter(|number| *number <= INDEX_MAX)
         .collect();
     numbers.sort_unstable();
     Ok(numbers)

@@ -11,6 +11,8 @@ mod kv;
 mod snapshot;
 
 pub(crate) use db::View;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use snapshot::parse_rows;
 pub(crate) use snapshot::{SnapshotData, Staging, Summary};
 
 use crate::fatal::Fatal;

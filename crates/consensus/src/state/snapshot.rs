@@ -100,7 +100,8 @@ pub(crate) struct Staged {
     pub(super) meta: SnapshotMeta,
 }
 
-type Row<'a> = (&'a [u8], &'a [u8]);
+/// A key and its value.
+pub(crate) type Row<'a> = (&'a [u8], &'a [u8]);
 
 impl Staging {
     pub(super) fn new(db: StateDb) -> Self {
@@ -114,7 +115,7 @@ impl Staging {
 
     /// Adds one chunk; its keys must follow those before. Blocks.
     pub(crate) fn load(&mut self, chunk: &[u8]) -> Result<(), LoadError> {
-        let rows = parse(chunk)?;
+        let rows = parse_rows(chunk)?;
         let mut last = self.last_key.as_deref();
         for (key, _) in &rows {
             if last.is_some_and(|last| last >= *key) {
@@ -149,7 +150,8 @@ impl Staging {
     }
 }
 
-fn parse(chunk: &[u8]) -> Result<Vec<Row<'_>>, LoadError> {
+/// The rows of a chunk.
+pub(crate) fn parse_rows(chunk: &[u8]) -> Result<Vec<Row<'_>>, LoadError> {
     fn part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
         let (len, tail) = rest.split_first_chunk::<4>()?;
         let (part, tail) = tail.split_at_checked(u32::from_le_bytes(*len) as usize)?;

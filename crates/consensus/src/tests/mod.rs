@@ -1,6 +1,7 @@
 //! Replicas in one process: paused time, disks that lose power, a transport of function calls.
 
 mod failure;
+mod fuzzing;
 mod group;
 mod hostile;
 mod real;

@@ -45,7 +45,7 @@ impl Encoding {
         .map_err(|reason| Error::new(Kind::Invalid, format!("request does not decode: {reason}")))
     }
 
-    fn encode<T: Serialize>(self, value: &T) -> Result<Vec<u8>, Error> {
+    pub(crate) fn encode<T: Serialize>(self, value: &T) -> Result<Vec<u8>, Error> {
         match self {
             Encoding::Postcard => Ok(codec::encode(value)),
             Encoding::Json => serde_json::to_vec(value)

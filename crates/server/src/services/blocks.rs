@@ -221,6 +221,22 @@ fn range_of(value: &HeaderValue) -> Result<Range<u32>, Error> {
     parse().ok_or_else(|| Error::new(Kind::Invalid, "Range is not bytes=A-B within a block"))
 }
 
+/// What a request for a block says before its body: an accepted path has one spelling of the same
+/// ids, and an accepted range lies within a block.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_block(path: &str, headers: &HeaderMap) {
+    if let Ok(parsed) = BlockPath::parse(path) {
+        let BlockPath { disk, pg, id } = parsed;
+        assert_eq!(BlockPath::parse(&format!("{}{disk}/{pg}/{id}", block::PREFIX)), Ok(parsed));
+    }
+    if let Some(Ok(range)) = headers.get(RANGE).map(range_of) {
+        assert!(range.start < range.end && range.end as usize <= BLOCK_BYTES_MAX);
+    }
+    let _ = header(headers, block::CRC, |text| u32::from_str_radix(text, 16).ok());
+    let _ = header(headers, block::GENERATION, |text| text.parse::<u64>().ok());
+    let _ = header(headers, CONTENT_LENGTH.as_str(), |text| text.parse::<usize>().ok());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

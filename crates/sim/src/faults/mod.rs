@@ -158,7 +158,6 @@ impl Faults {
         if healed {
             let name = world.nodes[damaged.node].name();
             crate::event!("the damage of {name} is repaired");
-            world.oracle.repaired(name);
             self.damaged = None;
         }
     }

@@ -5,7 +5,7 @@ use super::{Inner, Oracle, host_of};
 use everhold_cluster::reads;
 use everhold_proto::kv::{KvRead, get_row, prefix_end, scan_rows};
 use everhold_proto::map::{ClusterMap, NodeState, Pg};
-use everhold_proto::table::BlockRow;
+use everhold_proto::table::{BlockRow, SessionRow};
 use everhold_proto::tables::{self, Key, Table};
 use everhold_proto::{BlockId, DiskId, LogIndex, PgId};
 
@@ -30,9 +30,14 @@ impl Oracle {
     pub fn is_redundant(&self, nodes: usize) -> bool {
         let inner = self.0.lock();
         let map = inner.replica.map();
+        // No placement group counts on a disk as it was before it was emptied.
         let registered = |host: &String, copies: &super::Copies| {
-            let session = inner.disk_of(host).map(|(_, session)| session);
-            copies.emptied_in.is_none_or(|since| session.is_some_and(|now| now > since))
+            let Some(since) = copies.emptied_in else { return true };
+            let before = map.disks.values().filter(|disk| disk.session <= since);
+            let node = |disk: &everhold_proto::map::Disk| map.nodes.get(&disk.node);
+            let mut here =
+                before.filter(|disk| node(disk).is_some_and(|n| host_of(&n.address) == host));
+            here.all(|disk| map.pgs.values().all(|pg| pg.holders().all(|holder| holder != disk.id)))
         };
         map.nodes.values().filter(|node| node.state == NodeState::Up).count() >= nodes
             && !map.pgs.is_empty()
@@ -62,6 +67,18 @@ impl Inner {
         let row: Option<BlockRow> =
             get_row(&self.replica.kv, &tables::block(pg, id)).unwrap_or_default();
         row.is_some_and(|row| row.references > 0)
+    }
+
+    /// Whether a block that is not in the table may yet be put there.
+    pub(super) fn may_still_be_committed(&self, id: BlockId) -> bool {
+        let row: Option<SessionRow> =
+            get_row(&self.replica.kv, &tables::session(id.session)).unwrap_or_default();
+        let in_table = self.replica.map().pgs.keys().any(|pg| {
+            let row: Option<BlockRow> =
+                get_row(&self.replica.kv, &tables::block(*pg, id)).unwrap_or_default();
+            row.is_some()
+        });
+        !in_table && row.is_some_and(|row| id.counter >= row.floor)
     }
 
     fn is_lost(&self, pg: PgId, id: BlockId) -> bool {

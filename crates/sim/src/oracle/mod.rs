@@ -104,15 +104,6 @@ impl Oracle {
     pub fn rolled_back(&self, host: &str) {
         self.damaged(host);
     }
-
-    /// Whatever was damaged on `host` was found and repaired: every block that it must have is there. What
-    /// it should not have any more is uncertain for ever, so its book is made anew from what it announces.
-    pub fn repaired(&self, host: &str) {
-        let mut inner = self.0.lock();
-        if let Some(copies) = inner.hosts.get_mut(host) {
-            copies.emptied_in = None;
-        }
-    }
 }
 
 impl Inner {
@@ -170,10 +161,20 @@ impl Witness for Inside {
         if copies.damaged {
             return;
         }
-        let lost = known.keys().find(|id| !copies.blocks.contains_key(id)).copied();
-        if let Some(id) = lost {
-            let detail = format!("{host} had block {id} on stable storage and opens without it");
-            inner.violate("invariant_1_acknowledged_is_durable", detail, Some(id));
+        let lost: Vec<(BlockId, PgId)> = known
+            .iter()
+            .filter(|(id, _)| !copies.blocks.contains_key(id))
+            .map(|(id, (pg, _))| (*id, *pg))
+            .collect();
+        for (id, pg) in lost {
+            inner.tell(id, format_args!("{host} opens its store without it"));
+            // A deletion that was permitted may have been under way.
+            if inner.may_still_be_committed(id) {
+                let detail =
+                    format!("{host} had block {id} on stable storage and opens without it");
+                inner.violate("invariant_1_acknowledged_is_durable", detail, Some(id));
+            }
+            inner.check_block(pg, id);
         }
     }
 

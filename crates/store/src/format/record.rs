@@ -6,7 +6,7 @@
 //! its batch was written, which tells a record torn by a crash from one that decayed later.
 
 use super::bytes::{array, is_sealed, put, seal, u16_at, u32_at, u64_at};
-use super::{FORMAT_VERSION, Reason, StoreId};
+use super::{COUNT_MAX, FORMAT_VERSION, Reason, StoreId};
 use everhold_proto::checksum::crc32c;
 use everhold_proto::limits::BLOCK_BYTES_MAX;
 use everhold_proto::{BlockId, PgId};
@@ -174,6 +174,11 @@ impl RecordHeader {
         if &array::<16>(page, 16) != store {
             return Err("record header of another store");
         }
+        let counts = [u64_at(page, 40), u64_at(page, 48), u64_at(page, 56), u64_at(page, 64)];
+        if counts.iter().any(|count| *count > COUNT_MAX) {
+            return Err("record header with an impossible life or sequence");
+        }
+        let [life, sequence, previous, durable] = counts;
         let body = match u16_at(page, 14) {
             KIND_BLOCK => Body::Block(decode_block(page)?),
             KIND_TOMBSTONES => Body::Tombstones(decode_tombstones(page)?),
@@ -182,10 +187,10 @@ impl RecordHeader {
         };
         Ok(RecordHeader {
             place: Place { slot: u32_at(page, 32), page: u32_at(page, 36) },
-            life: u64_at(page, 40),
-            sequence: u64_at(page, 48),
-            previous: u64_at(page, 56),
-            durable: u64_at(page, 64),
+            life,
+            sequence,
+            previous,
+            durable,
             body,
         })
     }

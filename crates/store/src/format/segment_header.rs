@@ -2,7 +2,7 @@
 //! whole or not at all, so that a crash leaves the old header or the new one.
 
 use super::bytes::{array, is_sealed, put, seal, u32_at, u64_at};
-use super::{FORMAT_VERSION, Reason, StoreId};
+use super::{COUNT_MAX, FORMAT_VERSION, Reason, StoreId};
 use everhold_env::AlignedBuf;
 
 const MAGIC: &[u8; 8] = b"EHSEGMNT";
@@ -61,6 +61,10 @@ impl SegmentHeader {
             1 => SegmentUse::InUse,
             _ => return Err("segment header with an unknown use"),
         };
-        Ok(SegmentHeader { slot, use_, life: u64_at(page, 40) })
+        let life = u64_at(page, 40);
+        if life > COUNT_MAX {
+            return Err("segment header with an impossible life");
+        }
+        Ok(SegmentHeader { slot, use_, life })
     }
 }

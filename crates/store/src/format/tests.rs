@@ -94,6 +94,22 @@ fn foreign_headers_are_refused() {
     assert!(SegmentHeader::decode(&header, &STORE, 5).is_err());
 }
 
+/// A life or sequence that nothing could be counted on from is not taken, though its checksum holds.
+#[test]
+fn impossible_counts_are_refused() {
+    let whole = record(Body::Void);
+    for record in [
+        RecordHeader { life: COUNT_MAX + 1, ..whole.clone() },
+        RecordHeader { sequence: u64::MAX, ..whole.clone() },
+        RecordHeader { previous: u64::MAX, ..whole.clone() },
+        RecordHeader { durable: u64::MAX, ..whole },
+    ] {
+        assert!(RecordHeader::decode(&encoded(&record), &STORE).is_err(), "{record:?}");
+    }
+    let header = SegmentHeader { slot: 6, use_: SegmentUse::Free, life: u64::MAX };
+    assert!(SegmentHeader::decode(&header.encode(&STORE), &STORE, 6).is_err());
+}
+
 proptest! {
     /// Decoders take any bytes, also those whose checksum holds.
     #[test]

@@ -1,7 +1,8 @@
 //! Rows of the index.
 
-use crate::format::{BlockBody, Place, padded};
+use crate::format::{BlockBody, COUNT_MAX, Place, SLOTS_MAX, padded};
 use crate::segments::{Segment, State};
+use everhold_proto::limits::BLOCK_BYTES_MAX;
 use everhold_proto::table::BlockEntry;
 use everhold_proto::{BlockId, PgId};
 
@@ -30,7 +31,7 @@ impl Entry {
         BlockEntry { id, length: self.length, crc: self.crc }
     }
 
-    pub(super) fn encode(&self) -> [u8; 28] {
+    pub(crate) fn encode(&self) -> [u8; 28] {
         let mut row = [0; 28];
         row[..4].copy_from_slice(&self.pg.0.to_le_bytes());
         row[4..8].copy_from_slice(&self.place.slot.to_le_bytes());
@@ -41,15 +42,21 @@ impl Entry {
         row
     }
 
-    pub(super) fn decode(row: &[u8; 28]) -> Self {
+    /// `None` for what no store writes. The index file has no checksums of its own that every read
+    /// compares, so a row may be anything.
+    pub(crate) fn decode(row: &[u8; 28]) -> Option<Self> {
         let word = |at: usize| u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
-        Entry {
+        let entry = Entry {
             pg: PgId(word(0)),
             place: Place { slot: word(4), page: word(8) },
             length: word(12),
             crc: word(16),
             sequence: u64::from(word(20)) | u64::from(word(24)) << 32,
-        }
+        };
+        let is_possible = entry.place.slot < SLOTS_MAX
+            && (1..=BLOCK_BYTES_MAX).contains(&(entry.length as usize))
+            && entry.sequence <= COUNT_MAX;
+        is_possible.then_some(entry)
     }
 }
 
@@ -94,5 +101,26 @@ pub(super) fn decode_segment(row: &[u8; 32]) -> Segment {
         shadowed: row[28] == 1,
         stuck: false,
         changed: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row that a decayed index shows must not be believed: its segment's number sizes an array.
+    #[test]
+    fn impossible_rows_are_refused() {
+        let place = Place { slot: SLOTS_MAX - 1, page: 1 };
+        let whole = Entry { pg: PgId(1), place, length: 1, crc: 2, sequence: COUNT_MAX };
+        assert_eq!(Entry::decode(&whole.encode()), Some(whole));
+        for entry in [
+            Entry { place: Place { slot: SLOTS_MAX, page: 1 }, ..whole },
+            Entry { length: 0, ..whole },
+            Entry { length: u32::MAX, ..whole },
+            Entry { sequence: u64::MAX, ..whole },
+        ] {
+            assert_eq!(Entry::decode(&entry.encode()), None, "{entry:?}");
+        }
     }
 }

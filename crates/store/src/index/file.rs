@@ -204,6 +204,10 @@ fn split_order_key(key: &[u8; 20]) -> (PgId, BlockId) {
     (PgId(u32::from_be_bytes(pg)), BlockId::from_bytes(id))
 }
 
+fn entry_of(row: &[u8; 28]) -> Result<Entry, IndexError> {
+    Entry::decode(row).ok_or_else(|| IndexError::Damaged("a row is impossible".into()))
+}
+
 fn listed(entry: &Entry) -> [u8; 8] {
     (u64::from(entry.length) << 32 | u64::from(entry.crc)).to_be_bytes()
 }
@@ -222,7 +226,7 @@ impl Snapshot {
     pub(crate) fn get(&self, id: BlockId) -> Result<Option<Entry>, IndexError> {
         guarded(|| {
             let row = self.blocks()?.get(&id.to_bytes()).map_err(IndexError::of)?;
-            Ok(row.map(|row| Entry::decode(row.value())))
+            row.map(|row| entry_of(row.value())).transpose()
         })
     }
 
@@ -288,7 +292,7 @@ impl Snapshot {
         let mut found = Vec::new();
         for row in self.blocks()?.iter().map_err(IndexError::of)? {
             let (id, entry) = row.map_err(IndexError::of)?;
-            let entry = Entry::decode(entry.value());
+            let entry = entry_of(entry.value())?;
             if entry.place.slot == slot {
                 found.push((BlockId::from_bytes(*id.value()), entry));
             }

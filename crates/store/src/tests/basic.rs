@@ -1,6 +1,6 @@
 //! What the calls promise when nothing goes wrong.
 
-use super::world::{PG, World, bytes, id, put, put_as};
+use crate::fuzzing::world::{PG, World, bytes, id, put, put_as};
 use crate::{BlockBuf, Compaction, Put, StoreError};
 use everhold_env::disk::RealDisk;
 use everhold_env::{Env, Tasks};

@@ -1,6 +1,6 @@
 //! Power loss and failing devices at every single change of a scenario.
 
-use super::world::{PG, World, bytes, id, put};
+use crate::fuzzing::world::{PG, World, bytes, id, put};
 use crate::{BlockStore, StoreError};
 use everhold_env::disk::Fault;
 use everhold_proto::Kind;

@@ -1,7 +1,7 @@
 //! Bytes that changed at rest: never returned, always reported, repaired by a put.
 
-use super::world::{PG, World, bytes, id, put};
 use crate::format::{HEADER_BYTES, Place, RecordHeader};
+use crate::fuzzing::world::{PG, World, bytes, id, put};
 use crate::{Compaction, Put, StoreError};
 use everhold_env::disk::Fault;
 use everhold_env::{AlignedBuf, OpenMode};

@@ -1,6 +1,6 @@
 //! Full disks: writes are refused, nothing is lost, deletion and compaction still work.
 
-use super::world::{World, bytes, id, put};
+use crate::fuzzing::world::{World, bytes, id, put};
 use crate::{BlockStore, Compaction, StoreError};
 use everhold_env::disk::Fault;
 use everhold_proto::Kind;

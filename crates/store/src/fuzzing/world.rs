@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) const CLUSTER: ClusterId = ClusterId([7; 16]);
-pub(super) const PG: PgId = PgId(3);
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub(crate) const PG: PgId = PgId(3);
 
-pub(super) struct World {
-    pub(super) disk: SimDisk,
-    pub(super) env: Env,
-    pub(super) config: StoreConfig,
-    pub(super) dir: PathBuf,
+pub(crate) struct World {
+    pub(crate) disk: SimDisk,
+    pub(crate) env: Env,
+    pub(crate) config: StoreConfig,
+    pub(crate) dir: PathBuf,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let disk = SimDisk::new();
         let env = Env {
             clock: Clock::real(),
@@ -39,39 +39,39 @@ impl World {
         World { disk, env, config, dir: PathBuf::from("/disk") }
     }
 
-    pub(super) async fn try_open(&self) -> Result<(Arc<BlockStore>, OpenReport), StoreError> {
+    pub(crate) async fn try_open(&self) -> Result<(Arc<BlockStore>, OpenReport), StoreError> {
         BlockStore::open(&self.env, &self.dir, self.config.clone()).await
     }
 
-    pub(super) async fn open(&self) -> Arc<BlockStore> {
+    pub(crate) async fn open(&self) -> Arc<BlockStore> {
         self.open_with_report().await.0
     }
 
-    pub(super) async fn open_with_report(&self) -> (Arc<BlockStore>, OpenReport) {
+    pub(crate) async fn open_with_report(&self) -> (Arc<BlockStore>, OpenReport) {
         self.try_open().await.expect("the store opens")
     }
 
-    pub(super) fn segment(&self, slot: u32) -> PathBuf {
+    pub(crate) fn segment(&self, slot: u32) -> PathBuf {
         self.dir.join(format!("segments/{slot:08}.seg"))
     }
 
-    pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.join(name)
     }
 }
 
-pub(super) fn id(counter: u64) -> BlockId {
+pub(crate) fn id(counter: u64) -> BlockId {
     BlockId { session: SessionId(5), counter }
 }
 
 /// Bytes that follow from a seed.
-pub(super) fn bytes(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
     Entropy::seeded(seed).fill(&mut out);
     out
 }
 
-pub(super) async fn put(
+pub(crate) async fn put(
     store: &BlockStore,
     counter: u64,
     data: &[u8],
@@ -79,7 +79,7 @@ pub(super) async fn put(
     put_as(store, id(counter), PG, data).await
 }
 
-pub(super) async fn put_as(
+pub(crate) async fn put_as(
     store: &BlockStore,
     id: BlockId,
     pg: PgId,

@@ -1,0 +1,6 @@
+//! Commands, answers, the map.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| everhold_fuzz::bounded(
+    everhold_proto::fuzzing::decode_answer,
+    bytes
+));
