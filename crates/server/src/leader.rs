@@ -25,6 +25,9 @@ const PAUSE_MS: u64 = 100;
 #[derive(Default)]
 pub(crate) struct LeaderHint {
     address: Mutex<Option<String>>,
+    /// Who was asked last and said that it does not lead. Raft here may go on naming it: a seat that was
+    /// taken away while the node was down hears of no later leader.
+    refused: Mutex<Option<String>>,
     /// Addresses to ask when the hint is wrong: from the configuration and from `node.json`.
     known: Mutex<Vec<String>>,
 }
@@ -32,7 +35,7 @@ pub(crate) struct LeaderHint {
 impl LeaderHint {
     /// A hint that knows these addresses.
     pub(crate) fn knowing(addresses: Vec<String>) -> Self {
-        LeaderHint { address: Mutex::default(), known: Mutex::new(addresses) }
+        LeaderHint { known: Mutex::new(addresses), ..LeaderHint::default() }
     }
 
     /// The last answer, if any.
@@ -43,6 +46,22 @@ impl LeaderHint {
     /// `address` leads.
     pub(crate) fn set(&self, address: Option<String>) {
         *self.address.lock() = address;
+    }
+
+    /// `address` answered as the leader does.
+    fn led(&self, address: &str) {
+        self.set(Some(address.into()));
+        *self.refused.lock() = None;
+    }
+
+    /// `address` does not lead; perhaps `other` does.
+    fn does_not_lead(&self, address: &str, other: Option<String>) {
+        *self.refused.lock() = Some(address.into());
+        self.set(other);
+    }
+
+    fn has_refused(&self, address: &str) -> bool {
+        self.refused.lock().as_deref() == Some(address)
     }
 
     fn known(&self) -> Vec<String> {
@@ -63,7 +82,7 @@ impl Node {
             let map = self.map.current();
             Some(map.nodes.get(&leader.node).map_or(leader.address, |n| n.address.clone()))
         });
-        of_raft.or_else(|| self.leader.get())
+        of_raft.filter(|address| !self.leader.has_refused(address)).or_else(|| self.leader.get())
     }
 
     /// "Ask the leader", with its address when it is known and is not this node's.
@@ -117,8 +136,10 @@ impl Node {
             self.wire.call(address, request, limit).await
         };
         match &result {
-            Ok(_) => self.leader.set(Some(address.into())),
-            Err(e) if e.kind == Kind::NotLeader => self.leader.set(e.leader.clone()),
+            Ok(_) => self.leader.led(address),
+            Err(e) if e.kind == Kind::NotLeader => {
+                self.leader.does_not_lead(address, e.leader.clone());
+            }
             Err(e) if matches!(e.kind, Kind::Retry | Kind::MaybeApplied) => self.leader.set(None),
             Err(_) => {}
         }
@@ -158,5 +179,21 @@ impl Node {
         all.extend(self.leader.known());
         all.remove(&self.address);
         all.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever said that it does not lead is not believed to, until it answers as a leader does.
+    #[test]
+    fn a_refusal_outweighs_what_raft_says() {
+        let hint = LeaderHint::knowing(vec!["a:1".into(), "b:1".into()]);
+        hint.does_not_lead("a:1", Some("b:1".into()));
+        assert!(hint.has_refused("a:1") && !hint.has_refused("b:1"));
+        assert_eq!(hint.get().as_deref(), Some("b:1"));
+        hint.led("b:1");
+        assert!(!hint.has_refused("a:1"));
     }
 }

@@ -205,10 +205,12 @@ impl Log {
         self.shared.state.lock().index.bytes_after(index)
     }
 
-    /// Where to purge so that a segment comes free and `keep_bytes` of entries stay; at most `limit`.
+    /// Where to purge so that a segment comes free and `keep_bytes` of entries stay; at most `limit`, and
+    /// only what is durably applied: after a start, the state shows entries that it does not hold durably.
     pub(crate) fn purge_candidate(&self, limit: u64, keep_bytes: u64) -> Option<u64> {
         let state = self.shared.state.lock();
-        let wanted = state.index.index_before_last(keep_bytes)?.min(limit);
+        let durable = self.shared.purge_limit.get().checked_sub(1)?;
+        let wanted = state.index.index_before_last(keep_bytes)?.min(limit).min(durable);
         let newest = *state.segments.last_key_value()?.0;
         let whole = state
             .segments
