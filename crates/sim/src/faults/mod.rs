@@ -153,6 +153,8 @@ impl Faults {
         let now = world.elapsed();
         let healed = now >= damaged.since + Duration::from_secs(5)
             && world.running.iter().all(|running| *running)
+            // What has decayed is as good as lost, and nobody knows it before it is read.
+            && !world.oracle.is_damaged(world.nodes[damaged.node].name())
             && admin.is_settled_since(damaged.since + Duration::from_secs(3))
             && world.oracle.is_redundant(world.nodes.len());
         if healed {

@@ -90,6 +90,11 @@ impl Oracle {
         self.0.lock().hosts.entry(host.into()).or_default().damaged = true;
     }
 
+    /// Whether there is damage on the disk of `host` that nobody may have found yet.
+    pub fn is_damaged(&self, host: &str) -> bool {
+        self.0.lock().hosts.get(host).is_some_and(|copies| copies.damaged)
+    }
+
     /// The block store of `host` was emptied.
     pub fn emptied(&self, host: &str) {
         let mut inner = self.0.lock();

@@ -5,7 +5,7 @@ use super::host::HostState;
 use everhold_client::{Client, ClientOptions};
 use everhold_env::Env;
 use everhold_proto::command::MapCommand;
-use everhold_proto::map::DiskState;
+use everhold_proto::map::{DiskState, Node, NodeState};
 use everhold_proto::rpc::{ChangeMap, ClusterStatus, GetStatus};
 use everhold_proto::{DiskId, NodeId};
 use std::cell::{Cell, RefCell};
@@ -180,7 +180,16 @@ impl Inner {
     }
 }
 
+/// There is a leader, and every voter is a machine that is there and was not set up anew since.
 fn is_settled(status: &ClusterStatus) -> bool {
-    let wanted = if status.map.nodes.len() >= 5 { 5 } else { 3 };
-    status.leader.is_some() && status.voters.len() >= wanted.min(status.map.nodes.len())
+    let nodes = &status.map.nodes;
+    let up = nodes.values().filter(|node| node.state == NodeState::Up).count();
+    let wanted = if up >= 5 { 5 } else { 3 };
+    let present = |voter: &NodeId| {
+        nodes.get(voter).is_some_and(|node| {
+            let newer = |other: &Node| other.address == node.address && other.id > node.id;
+            node.state == NodeState::Up && !nodes.values().any(newer)
+        })
+    };
+    status.leader.is_some() && status.voters.len() >= wanted && status.voters.iter().all(present)
 }
