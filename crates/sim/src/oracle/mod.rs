@@ -98,11 +98,12 @@ impl Oracle {
     /// The block store of `host` was emptied.
     pub fn emptied(&self, host: &str) {
         let mut inner = self.0.lock();
-        let session = inner.disk_of(host).map(|(_, session)| session);
+        // A session is the index of its registration: all that were before are of the old device.
+        let before = DiskSession(inner.replica.last().0);
         let copies = inner.hosts.entry(host.into()).or_default();
         copies.blocks.clear();
         copies.damaged = false;
-        copies.emptied_in = Some(session.unwrap_or_default());
+        copies.emptied_in = Some(before);
     }
 
     /// The disks of `host` went back to an earlier state: what is on them is uncertain.
