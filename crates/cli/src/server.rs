@@ -63,6 +63,10 @@ fn start_error(error: StartError) -> CliError {
             Exit::Foreign,
             "join with addresses of the directory's own cluster, or use a fresh --dir",
         ),
+        StartError::RolledBack { .. } => (
+            Exit::Foreign,
+            "set it up anew: join with a fresh --dir, and the cluster copies to it what it needs",
+        ),
         StartError::Listen { .. } => {
             (Exit::Failed, "choose another --listen address, or stop what uses this one")
         }

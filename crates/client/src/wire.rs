@@ -314,13 +314,28 @@ impl Wire {
         sent: &AtomicBool,
     ) -> Result<Response, WireError> {
         let clock = &self.0.env.clock;
+        let mut was_sent = false;
         if let Some(connection) = self.0.pool.take(address, clock.now()) {
             match self.send(address, connection, call, sent).await {
-                Err(Sending::Stale(e)) if call.idempotent || !e.was_sent() => {}
+                Err(Sending::Stale(e)) if call.idempotent || !e.was_sent() => {
+                    was_sent = e.was_sent();
+                }
                 Err(Sending::Stale(e) | Sending::Failed(e)) => return Err(e),
                 Ok(response) => return Ok(response),
             }
         }
+        // Whatever comes of the second try: the first one may have reached the peer.
+        self.exchange_anew(address, call, deadline, sent).await.map_err(|e| e.after(was_sent))
+    }
+
+    async fn exchange_anew(
+        &self,
+        address: &str,
+        call: &Call,
+        deadline: Instant,
+        sent: &AtomicBool,
+    ) -> Result<Response, WireError> {
+        let clock = &self.0.env.clock;
         let limit = deadline.saturating_duration_since(clock.now()).min(CONNECT_LIMIT);
         let stream = self.0.env.net.connect(address, limit).await;
         let stream = stream.map_err(|e| WireError::unconnected(address, e))?;

@@ -71,6 +71,7 @@ impl World {
             uuid: [number; 16],
             address: format!("127.0.0.1:{number}"),
             labels: Labels { zone: zone.into(), ..Labels::default() },
+            marks: Vec::new(),
         });
         let Answer::Node { node, boot } = answer else { panic!("{answer:?}") };
         (node, boot)

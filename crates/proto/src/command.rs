@@ -67,6 +67,9 @@ pub enum MapCommand {
         address: String,
         /// Where it stands.
         labels: Labels,
+        /// Marks of its data directory, one of which the cluster knows it by, newest last: a directory that
+        /// was restored from an old copy has none of them. Empty: it has none yet.
+        marks: Vec<u64>,
     },
     /// A disk comes into service on a node: a new session, completeness ends everywhere. Answer: `Disk`.
     RegisterDisk {

@@ -66,6 +66,8 @@ pub struct Node {
     pub raft: Option<RaftId>,
     /// Stopped on purpose: it is not moved from Down to Out.
     pub maintenance: bool,
+    /// The mark of its data directory when it registered last; 0 if it has none.
+    pub mark: u64,
 }
 
 impl Node {

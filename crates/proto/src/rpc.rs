@@ -132,6 +132,8 @@ pub struct RegisterNode {
     pub labels: Labels,
     /// Its Raft id, if it has a log.
     pub raft: Option<RaftId>,
+    /// Marks of its data directory, newest last; see `MapCommand::RegisterNode`.
+    pub marks: Vec<u64>,
 }
 /// What a node is in this cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]

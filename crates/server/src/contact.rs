@@ -1,12 +1,15 @@
 //! First contact: a fresh node asks the nodes it was told of which cluster they are in, and a node
 //! with a cluster makes sure that they are in the same.
 
+use crate::directory::NodeFile;
 use crate::error::StartError;
 use everhold_client::Wire;
 use everhold_env::Env;
-use everhold_proto::ClusterId;
 use everhold_proto::codec::FORMAT_VERSION;
-use everhold_proto::rpc::{Hello, HelloReply};
+use everhold_proto::map::Node;
+use everhold_proto::rpc::{GetMap, Hello, HelloReply};
+use everhold_proto::{ClusterId, Epoch};
+use futures_util::future::join_all;
 use std::time::Duration;
 
 /// One question; a node that is there answers at once.
@@ -47,6 +50,25 @@ pub(crate) async fn check_seeds(
         let theirs = hello(env, wire, address).await?.and_then(|hello| hello.cluster);
         if let Some(theirs) = theirs.filter(|theirs| *theirs != ours) {
             return Err(StartError::Foreign { address: address.clone(), theirs, ours });
+        }
+    }
+    Ok(())
+}
+
+/// Asks the nodes that this one knew last whether it registered since the state of its directory: then it
+/// was restored from an old copy, and must not vote as if it knew what it has promised. Nodes that do not
+/// answer at once, or do not know better, are no obstacle: the registration is judged too.
+pub(crate) async fn check_age(env: &Env, wire: &Wire, file: &NodeFile) -> Result<(), StartError> {
+    let Some(uuid) = file.uuid() else { return Ok(()) };
+    let deadline = env.clock.now() + HELLO_LIMIT;
+    let ask = GetMap { known: Epoch(0) };
+    let questions = file.peers.iter().map(|peer| wire.call_idempotent(peer, &ask, deadline));
+    for answer in join_all(questions).await {
+        let map = answer.ok().and_then(|got| got.map);
+        let row = map.and_then(|map| map.nodes.into_values().find(|node| node.uuid == uuid));
+        let newer = |node: &Node| node.boot > file.boot && !file.marks.contains(&node.mark);
+        if let Some(node) = row.filter(|node| node.mark != 0 && newer(node)) {
+            return Err(StartError::RolledBack { node: node.id, boot: node.boot, ours: file.boot });
         }
     }
     Ok(())

@@ -47,6 +47,13 @@ pub(crate) struct NodeFile {
     /// The highest Raft id that a log was ever made for here: none is made twice, because a lost log
     /// is a forgotten vote.
     pub(crate) raft_used: RaftId,
+    /// How often it had registered when it last heard of it.
+    #[serde(default)]
+    pub(crate) boot: u64,
+    /// What this directory is known by: the mark that it registered with last, and the one that it will
+    /// register with next. A copy that is restored later has neither.
+    #[serde(default)]
+    pub(crate) marks: Vec<u64>,
     /// Addresses of the other nodes when last seen: whom to ask after a restart.
     pub(crate) peers: Vec<String>,
 }
@@ -161,6 +168,8 @@ fn fresh(env: &Env) -> NodeFile {
         disk: None,
         raft: None,
         raft_used: RaftId(0),
+        boot: 0,
+        marks: Vec::new(),
         peers: Vec::new(),
     }
 }

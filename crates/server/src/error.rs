@@ -2,7 +2,7 @@
 
 use crate::config::BadConfig;
 use everhold_consensus::ConsensusError;
-use everhold_proto::ClusterId;
+use everhold_proto::{ClusterId, NodeId};
 use everhold_store::StoreError;
 use std::path::PathBuf;
 
@@ -47,6 +47,19 @@ pub enum StartError {
         theirs: ClusterId,
         /// The directory's cluster.
         ours: ClusterId,
+    },
+    /// The data directory is an old copy.
+    #[error(
+        "the data directory of {node} is from boot {ours}, and it has registered as boot {boot} since: \
+         it was restored from a copy, and what it acknowledged since is not in it"
+    )]
+    RolledBack {
+        /// Which node.
+        node: NodeId,
+        /// Its newest boot.
+        boot: u64,
+        /// The directory's.
+        ours: u64,
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]

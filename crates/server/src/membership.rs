@@ -172,13 +172,20 @@ async fn register_node(node: &Arc<Node>) -> Result<(), Error> {
         address: node.address.clone(),
         labels: node.config.labels.clone(),
         raft,
+        marks: node.directory.file().await.marks,
     };
+    let mark = request.marks.last().copied();
     let reply = node.call_leader(&request, limit(node)).await?;
     if reply.cluster != node.cluster || !node.registration.set_node(reply.node) {
         let message = format!("it is {} of cluster {} there", reply.node, reply.cluster);
         return Err(Error::new(Kind::Foreign, message));
     }
-    change_file(node, |file| file.node = Some(reply.node)).await;
+    change_file(node, |file| {
+        file.node = Some(reply.node);
+        file.boot = reply.boot;
+        file.marks = mark.into_iter().collect();
+    })
+    .await;
     node.registration.set_boot(reply.boot);
     tracing::info!(node = %reply.node, boot = reply.boot, "registered");
     Ok(())

@@ -2,7 +2,7 @@
 //! need each other, and ends them in the reverse order.
 
 use crate::config::{Origin, ServerConfig};
-use crate::contact::{check_seeds, find_cluster};
+use crate::contact::{check_age, check_seeds, find_cluster};
 use crate::counters::Counters;
 use crate::directory::DataDirectory;
 use crate::disk::DiskSeat;
@@ -53,6 +53,14 @@ impl Server {
         let wire = Wire::new(env.clone(), identity.clone());
         let cluster = settle_cluster(&env, &config, &directory, &wire).await?;
         identity.set(cluster);
+        let fresh = env.entropy.u64().max(1);
+        let marked = directory.change(|file| {
+            if file.marks.len() < 2 {
+                file.marks.push(fresh);
+            }
+        });
+        marked.await.map_err(|e| directory.error(e))?;
+        check_age(&env, &wire, &directory.file().await).await?;
         let (fatal_tx, fatal) = mpsc::channel(4);
         let node = assemble(env, config, directory, address, cluster, wire, fatal_tx).await?;
         take_raft_seat(&node).await?;

@@ -44,8 +44,7 @@ impl Plan {
             latency: Duration::from_millis(rng.random_range(1..10)),
             sync_ms: rng.random_range(1..8),
         };
-        let mut kinds: Vec<Kind> =
-            Kind::ALL.into_iter().filter(|kind| *kind != Kind::Rollback).collect();
+        let mut kinds = Kind::ALL.to_vec();
         kinds.shuffle(&mut rng);
         kinds.truncate(rng.random_range(3..12));
         kinds.sort();

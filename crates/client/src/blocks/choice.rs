@@ -158,6 +158,7 @@ pub(super) mod tests {
                 boot: 1,
                 raft: None,
                 maintenance: false,
+                mark: 0,
             };
             let disk = Disk {
                 id: DiskId(n),

@@ -57,6 +57,16 @@ impl WireError {
         !matches!(self, WireError::Transport { sent: false, .. })
     }
 
+    /// The same, of a call of which an earlier try may have reached the peer.
+    pub(crate) fn after(self, was_sent: bool) -> Self {
+        match self {
+            WireError::Transport { how, sent, message } => {
+                WireError::Transport { how, sent: sent || was_sent, message }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn unconnected(address: &str, e: io::Error) -> Self {
         let how = match e.kind() {
             io::ErrorKind::ConnectionRefused => Transport::Refused,

@@ -170,6 +170,28 @@ async fn a_stale_connection_is_replaced_for_idempotent_calls_only() {
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
+/// A kept connection breaks under a call, and nobody listens any more when it is tried again: the first try
+/// may have reached the peer, and the error says so. Found by the simulator: a lost answer was told as "nothing
+/// was done" (seed 149).
+#[tokio::test]
+async fn a_second_try_does_not_forget_the_first() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        stream.write_all(&hello()).await.unwrap();
+        read_request(&mut stream).await.unwrap();
+    });
+    let wire = wire();
+    wire.try_call(&address, &Hello {}, soon(), true).await.unwrap();
+    let broken = wire.try_call(&address, &Hello {}, soon(), true).await.unwrap_err();
+    assert_eq!(broken.transport(), Some(Transport::Refused), "{broken}");
+    assert!(broken.was_sent());
+    assert_eq!(Error::from(broken).kind, Kind::MaybeApplied);
+    server.await.unwrap();
+}
+
 /// A connection that the peer closed while it was idle serves no call, idempotent or not.
 #[tokio::test]
 async fn a_connection_closed_while_idle_is_not_used() {

@@ -91,7 +91,12 @@ impl World {
             let address = listener.local_addr().unwrap().to_string();
             let (uuid, labels) = ([n as u8 + 1; 16], Labels::default());
             state.addresses.push(address.clone());
-            state.map_command(MapCommand::RegisterNode { uuid, address, labels });
+            state.map_command(MapCommand::RegisterNode {
+                uuid,
+                address,
+                labels,
+                marks: Vec::new(),
+            });
             state.register_disk(n, None);
             listeners.push(listener);
         }

@@ -22,8 +22,8 @@ use everhold_proto::tables;
 /// Applies one change of the map.
 pub fn apply(ctx: &mut Apply<'_>, command: &MapCommand) -> KvResult<Answer> {
     match command {
-        MapCommand::RegisterNode { uuid, address, labels } => {
-            nodes::register(ctx, *uuid, address, labels)
+        MapCommand::RegisterNode { uuid, address, labels, marks } => {
+            nodes::register(ctx, *uuid, address, labels, marks)
         }
         MapCommand::RegisterDisk { uuid, disk, node, capacity_bytes, used_bytes } => {
             let usage = disks::Space { capacity_bytes: *capacity_bytes, used_bytes: *used_bytes };

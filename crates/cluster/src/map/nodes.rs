@@ -11,13 +11,19 @@ use everhold_proto::{Kind, NodeId, RaftId};
 
 /// Longest address or label: a DNS name with its port.
 const TEXT_BYTES_MAX: usize = 300;
+/// The one of the last registration and the one of the next.
+const MARKS_MAX: usize = 2;
 
 pub(crate) fn register(
     ctx: &mut Apply<'_>,
     uuid: [u8; 16],
     address: &str,
     labels: &Labels,
+    marks: &[u64],
 ) -> KvResult<Answer> {
+    if marks.len() > MARKS_MAX {
+        return Ok(invalid(format!("a node has at most {MARKS_MAX} marks")));
+    }
     let texts = [address, &labels.region, &labels.zone, &labels.rack, &labels.host];
     if address.is_empty() || texts.iter().any(|text| text.len() > TEXT_BYTES_MAX) {
         return Ok(invalid("an address is required, and it and the labels are short"));
@@ -26,6 +32,15 @@ pub(crate) fn register(
     let known = nodes.iter().find(|node| node.uuid == uuid);
     if known.is_none() && nodes.len() >= NODES_MAX {
         return Ok(refused(Kind::Full, format!("the cluster has {NODES_MAX} nodes")));
+    }
+    if let Some(known) = known.filter(|node| node.mark != 0 && !marks.contains(&node.mark)) {
+        let text = format!(
+            "the data directory of {} is older than the one that registered last (boot {}): it was \
+             restored from a copy, and what it acknowledged since is not in it; set the node up anew, \
+             with an empty directory",
+            known.id, known.boot
+        );
+        return Ok(refused(Kind::Foreign, text));
     }
     let id = known.map_or(NodeId(ctx.header.next_node), |node| node.id);
     let node = Node {
@@ -39,6 +54,7 @@ pub(crate) fn register(
         boot: known.map_or(1, |node| node.boot + 1),
         raft: known.and_then(|node| node.raft),
         maintenance: known.is_some_and(|node| node.maintenance),
+        mark: marks.last().copied().unwrap_or(0),
     };
     if known.is_none() {
         ctx.header.next_node += 1;

@@ -2,7 +2,7 @@
 
 use crate::testing::{World, refusal};
 use everhold_proto::command::{Answer, DiskUsage, MapCommand, PgChange, TableCommand};
-use everhold_proto::map::{DiskState, Fullness, NodeState, Policy};
+use everhold_proto::map::{DiskState, Fullness, Labels, NodeState, Policy};
 use everhold_proto::{DiskId, Generation, Kind, LogIndex, NodeId, PolicyId, RaftId};
 
 const ZONES: [&str; 4] = ["a", "b", "c", "d"];
@@ -32,6 +32,33 @@ fn a_node_that_registers_again_keeps_its_id() {
     };
     assert_eq!(refusal(&world.map_command(late)), Some(Kind::Conflict));
     assert_eq!(world.map().nodes[&NodeId(2)].state, NodeState::Up);
+}
+
+/// A data directory that was restored from an old copy does not know the mark that its node registered
+/// with last, and is refused, however often it asks; the true one is taken.
+#[test]
+fn a_node_restored_from_an_old_copy_is_refused() {
+    let mut world = World::new(3, &ZONES);
+    let mut register = |marks: &[u64]| {
+        world.map_command(MapCommand::RegisterNode {
+            uuid: [2; 16],
+            address: "127.0.0.1:2".into(),
+            labels: Labels::default(),
+            marks: marks.to_vec(),
+        })
+    };
+    let boot = |answer| match answer {
+        Answer::Node { boot, .. } => boot,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(boot(register(&[7])), 2);
+    assert_eq!(boot(register(&[7])), 3, "the same process, or one that crashed before it heard");
+    assert_eq!(boot(register(&[7, 8])), 4);
+    for old in [&[7][..], &[7, 9], &[]] {
+        assert_eq!(refusal(&register(old)), Some(Kind::Foreign), "{old:?}");
+    }
+    assert_eq!(boot(register(&[8, 9])), 5);
+    assert_eq!(refusal(&register(&[1, 2, 9])), Some(Kind::Invalid));
 }
 
 /// Out comes only after Down, and never in maintenance.

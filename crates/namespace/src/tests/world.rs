@@ -62,7 +62,12 @@ impl World {
             create_root(ctx).unwrap();
         });
         let labels = Labels::default();
-        world.map(MapCommand::RegisterNode { uuid: [2; 16], address: "a:1".into(), labels });
+        world.map(MapCommand::RegisterNode {
+            uuid: [2; 16],
+            address: "a:1".into(),
+            labels,
+            marks: Vec::new(),
+        });
         let disk = world.map(MapCommand::RegisterDisk {
             uuid: [3; 16],
             disk: None,

@@ -366,6 +366,7 @@ mod tests {
             boot,
             raft: None,
             maintenance: false,
+            mark: 0,
         };
         let mut map = ClusterMap { epoch: Epoch(3), ..Default::default() };
         map.nodes.insert(row.id, row);

@@ -43,7 +43,12 @@ impl Machine {
         for number in 1..=NODES {
             let (address, labels) = (format!("a:{number}"), Labels::default());
             let uuid = [number; 16];
-            machine.run(Command::Map(MapCommand::RegisterNode { uuid, address, labels }));
+            machine.run(Command::Map(MapCommand::RegisterNode {
+                uuid,
+                address,
+                labels,
+                marks: Vec::new(),
+            }));
             machine.run(Command::Map(MapCommand::RegisterDisk {
                 uuid,
                 disk: None,

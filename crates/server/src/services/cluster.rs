@@ -25,16 +25,17 @@ const _: () = assert!(TABLE_PAGE_MAX * 40 < RPC_BYTES_MAX);
 impl Serve for RegisterNode {
     const CLASS: Class = Class::Control;
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<RegisteredNode, Error> {
-        let RegisterNode { uuid, address, labels, raft } = self;
+        let RegisterNode { uuid, address, labels, raft, marks } = self;
         if uuid != node.uuid && node.founding.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Retry, "the cluster is still being created"));
         }
         tracing::info!(%address, ?raft, "a node registers");
-        let command = MapCommand::RegisterNode { uuid, address, labels };
+        let command = MapCommand::RegisterNode { uuid, address, labels, marks };
         match node.propose(Command::Map(command), call.deadline).await?.1 {
             Answer::Node { node: id, boot } => {
                 Ok(RegisteredNode { cluster: node.cluster, node: id, boot })
             }
+            Answer::Refused(e) => Err(e),
             other => Err(unexpected(&other)),
         }
     }

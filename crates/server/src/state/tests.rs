@@ -81,7 +81,7 @@ fn hostile_commands_are_refused() {
 fn commands_reach_their_halves() {
     let mut machine = Machine::created();
     let (address, labels) = ("a:1".into(), Labels::default());
-    let register = MapCommand::RegisterNode { uuid: [1; 16], address, labels };
+    let register = MapCommand::RegisterNode { uuid: [1; 16], address, labels, marks: Vec::new() };
     assert_eq!(machine.apply(Command::Map(register)), Answer::Node { node: NodeId(1), boot: 1 });
     let Answer::Session(session) = machine.apply(Command::OpenSession { client: "c".into() })
     else {

@@ -65,7 +65,8 @@ impl Faults {
             return false;
         }
         match kind {
-            Kind::Rollback if !self.images.contains_key(&node) => false,
+            // An image of the same boot cannot be told from a crash: that is not promised (ADR 0007).
+            Kind::Rollback if !self.has_old_image(world, node) => false,
             Kind::AddNode => world.nodes.len() < world.shape.nodes + world.shape.spares,
             kind if kind.destroys() => self.may_damage(world, admin, node),
             _ => true,
@@ -192,8 +193,14 @@ impl Faults {
         world.oracle.emptied(name);
     }
 
+    /// Whether there is an image from before the last registration of a node.
+    fn has_old_image(&self, world: &World, node: usize) -> bool {
+        let mark = world.oracle.mark(world.nodes[node].name());
+        self.images.get(&node).is_some_and(|(_, then)| *then != 0 && *then != mark)
+    }
+
     fn roll_back(&mut self, world: &mut World, node: usize) {
-        let Some(image) = self.images.get(&node) else { return };
+        let Some((image, _)) = self.images.get(&node) else { return };
         let host = &world.nodes[node];
         host.host.disk.restore(image);
         world.oracle.rolled_back(host.name());

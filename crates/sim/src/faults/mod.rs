@@ -38,7 +38,7 @@ pub struct Faults {
     /// The machine that was damaged last, until the cluster is whole again.
     damaged: Option<Damaged>,
     /// Earlier states of the machines' disks, for [`Kind::Rollback`].
-    images: BTreeMap<usize, DiskImage>,
+    images: BTreeMap<usize, (DiskImage, u64)>,
     image_at: Duration,
     /// How often a server has ended by itself in a row.
     failures: BTreeMap<usize, u32>,
@@ -91,7 +91,8 @@ impl Faults {
             self.image_at = now + IMAGE_EVERY;
             let node = self.rng.random_range(0..world.nodes.len());
             if world.running[node] {
-                self.images.insert(node, world.nodes[node].host.disk.durable_image());
+                let image = world.nodes[node].host.disk.durable_image();
+                self.images.insert(node, (image, world.oracle.mark(world.nodes[node].name())));
             }
         }
         if inject && now >= self.next {

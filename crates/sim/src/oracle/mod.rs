@@ -90,6 +90,13 @@ impl Oracle {
         self.0.lock().hosts.entry(host.into()).or_default().damaged = true;
     }
 
+    /// The mark that the node on `host` registered with last; 0 if there is none.
+    pub fn mark(&self, host: &str) -> u64 {
+        let map = self.map();
+        let newest = map.nodes.values().rev().find(|node| host_of(&node.address) == host);
+        newest.map_or(0, |node| node.mark)
+    }
+
     /// Whether there is damage on the disk of `host` that nobody may have found yet.
     pub fn is_damaged(&self, host: &str) -> bool {
         self.0.lock().hosts.get(host).is_some_and(|copies| copies.damaged)

@@ -29,6 +29,7 @@ fn add_node(map: &mut ClusterMap, number: u32) {
         boot: 1,
         raft: None,
         maintenance: false,
+        mark: 0,
     };
     map.nodes.insert(node, row);
     let row = Disk {

@@ -121,7 +121,12 @@ impl World {
     fn register_node(&self, number: u32) {
         let (uuid, address) = ([number as u8; 16], format!("host{number}:1"));
         let labels = Labels::default();
-        self.apply(Entry::Map(MapCommand::RegisterNode { uuid, address, labels }));
+        self.apply(Entry::Map(MapCommand::RegisterNode {
+            uuid,
+            address,
+            labels,
+            marks: Vec::new(),
+        }));
     }
 
     /// The disk's process starts (again): a new session.
