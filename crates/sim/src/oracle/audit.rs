@@ -48,7 +48,7 @@ impl Oracle {
 
 impl Inner {
     /// Live blocks of a PG.
-    fn live(&self, pg: PgId) -> Vec<BlockId> {
+    pub(super) fn live(&self, pg: PgId) -> Vec<BlockId> {
         let prefix = Key::new(Table::Block).u32(pg.0).done();
         let rows =
             scan_rows(&self.replica.kv, &prefix, &prefix_end(&prefix), usize::MAX, |key, row| {
@@ -58,19 +58,19 @@ impl Inner {
         rows.unwrap_or_default()
     }
 
-    fn is_live(&self, pg: PgId, id: BlockId) -> bool {
+    pub(super) fn is_live(&self, pg: PgId, id: BlockId) -> bool {
         let row: Option<BlockRow> =
             get_row(&self.replica.kv, &tables::block(pg, id)).unwrap_or_default();
         row.is_some_and(|row| row.references > 0)
     }
 
-    fn is_lost(&self, pg: PgId, id: BlockId) -> bool {
+    pub(super) fn is_lost(&self, pg: PgId, id: BlockId) -> bool {
         let lost: Option<LogIndex> =
             get_row(&self.replica.kv, &tables::lost(pg, id)).unwrap_or_default();
         lost.is_some()
     }
 
-    fn is_recorded_missing(&self, pg: PgId, disk: DiskId, id: BlockId) -> bool {
+    pub(super) fn is_recorded_missing(&self, pg: PgId, disk: DiskId, id: BlockId) -> bool {
         self.replica.kv.get(&tables::missing(pg, disk, id)).is_ok_and(|row| row.is_some())
     }
 
@@ -108,7 +108,7 @@ impl Inner {
     }
 
     /// Whether a disk holds a copy; `None` if the oracle cannot know.
-    fn holds(&self, map: &ClusterMap, disk: DiskId, id: BlockId) -> Option<bool> {
+    pub(super) fn holds(&self, map: &ClusterMap, disk: DiskId, id: BlockId) -> Option<bool> {
         let row = map.disks.get(&disk)?;
         let host = host_of(&map.nodes.get(&row.node)?.address);
         let copies = self.hosts.get(host)?;

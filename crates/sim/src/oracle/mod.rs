@@ -7,6 +7,7 @@
 
 mod audit;
 mod replica;
+mod rules;
 
 pub use audit::Convergence;
 
@@ -47,6 +48,7 @@ struct Inner {
     contents: BTreeMap<BlockId, (u32, u32, String)>,
     /// What happened to each block, for the history of a violation.
     stories: BTreeMap<BlockId, Vec<String>>,
+    rules: rules::Book,
     violations: Vec<Violation>,
 }
 
@@ -191,6 +193,7 @@ impl Witness for Inside {
             );
             inner.violate("invariant_2_blocks_never_change", detail, Some(block.id));
         }
+        inner.is_at_home(pg, block.id);
         inner.hosts.entry(host.into()).or_default().blocks.insert(block.id, (pg, block));
     }
 
@@ -201,6 +204,7 @@ impl Witness for Inside {
         let held = inner.hosts.entry(host.into()).or_default().blocks.remove(&id);
         if let Some((pg, _)) = held {
             inner.check_deletion(host, pg, id);
+            inner.check_permission(host, pg, id);
         }
     }
 }
