@@ -6,6 +6,7 @@
 //! speaks of the inside of the cluster can be checked at any step.
 
 mod audit;
+mod probes;
 mod replica;
 mod rules;
 

@@ -13,7 +13,7 @@ use everhold_proto::kv::{get_row, prefix_end, scan_rows};
 use everhold_proto::map::{ClusterMap, DiskState, Pg};
 use everhold_proto::table::{BlockRow, Missing, NewBlock, Repaired};
 use everhold_proto::tables;
-use everhold_proto::{BlockId, DiskId, DiskSession, Generation, LogIndex, PgId, SessionId};
+use everhold_proto::{BlockId, DiskId, DiskSession, Generation, LogIndex, PgId, SessionId, Stamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,6 +28,10 @@ pub(super) struct Book {
     acked_below: BTreeMap<SessionId, u64>,
     /// Since when a PG has had fewer full members than it wants, in ms.
     unfull_since: BTreeMap<PgId, u64>,
+    /// The stamp of the newest entry.
+    pub(super) stamp: Stamp,
+    /// When the state was copied last for a probe, in ms.
+    pub(super) copied_ms: u64,
 }
 
 /// The state before an entry, as far as its rules need it.
@@ -40,6 +44,17 @@ pub(super) struct Before {
     missing: Vec<(Repaired, Option<Missing>)>,
     /// Blocks of a report that were recorded as lost already.
     lost: Vec<BlockId>,
+}
+
+impl Before {
+    pub(super) fn command(&self) -> &Command {
+        &self.command
+    }
+
+    /// The session that a disk had.
+    pub(super) fn session_of(&self, disk: DiskId) -> Option<DiskSession> {
+        self.map.disks.get(&disk).map(|disk| disk.session)
+    }
 }
 
 /// A permission is used at once: the longest call to the leader, and the longest stall of a disk after it.
@@ -58,8 +73,9 @@ impl Oracle {
 
 impl Inner {
     /// To be asked before an entry is applied.
-    pub(super) fn before(&self, command: &[u8]) -> Option<Before> {
-        let Stamped { command, .. } = codec::decode::<Stamped>(command).ok()?;
+    pub(super) fn before(&mut self, command: &[u8]) -> Option<Before> {
+        let Stamped { stamp, command } = codec::decode::<Stamped>(command).ok()?;
+        self.rules.stamp = stamp;
         let (mut in_table, mut missing, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         match &command {
             Command::Fs(batch) => {
@@ -87,6 +103,7 @@ impl Inner {
         let Some(before) = before else { return };
         let Ok(answer) = codec::decode::<Answer>(answer) else { return };
         self.note_fullness();
+        self.probe(&before, index, &answer);
         match (&before.command, &answer) {
             (Command::Fs(batch), Answer::Fs(results)) => {
                 self.check_requests(index, batch, results);
@@ -140,7 +157,7 @@ impl Inner {
                 () => continue,
             };
             let detail =
-                format!("x{index} carries out request {number} of {session} {broken}: {result:?}");
+                format!("{index} carries out request {number} of {session} {broken}: {result:?}");
             self.violate("invariant_3_at_most_once", detail, None);
         }
     }
@@ -173,22 +190,23 @@ impl Inner {
         }
         if counted.len() < quorum {
             let detail = format!(
-                "x{index} commits {id} to {pg}: only those of {counted:?} count as acknowledged"
+                "{index} commits {id} to {pg}: only those of {counted:?} count as acknowledged"
             );
             self.violate("invariant_7_acknowledgements_count", detail, Some(id));
         }
         let held = self.held_by(&before.map, group.members.iter().map(|m| m.disk), id);
         if held < quorum {
-            let detail = format!("x{index} commits {id} to {pg}, which is on {held} of its disks");
+            let detail = format!("{index} commits {id} to {pg}, which is on {held} of its disks");
             self.violate("invariant_1_acknowledged_is_durable", detail, Some(id));
         }
+        self.probe_commit(index, block);
         let map = self.replica.map();
         let uncounted = map.pgs.get(&pg).into_iter().flat_map(|pg| &pg.members);
         for member in uncounted.filter(|m| m.complete && !counted.contains(&m.disk)) {
             if !self.is_recorded_missing(pg, member.disk, id) {
                 let disk = member.disk;
                 let detail =
-                    format!("x{index} commits {id} to {pg} and records no missing copy of {disk}");
+                    format!("{index} commits {id} to {pg} and records no missing copy of {disk}");
                 self.violate("invariant_6_missing_copies_are_recorded", detail, Some(id));
             }
         }
@@ -214,14 +232,14 @@ impl Inner {
         let was = before.pgs.get(&id).map(|pg| pg.generation);
         if was != Some(generation) {
             let detail =
-                format!("x{index} {change:?} of {id} at {was:?} was planned at {generation}");
+                format!("{index} {change:?} of {id} (at {was:?}) was planned at {generation}");
             self.violate("rule_a_change_names_the_generation", detail, None);
         }
         let map = self.replica.map();
         let Some(pg) = map.pgs.get(&id) else { return };
         match change {
             PgChange::GoneOut(disk) if !pg.formers.contains(&disk) => {
-                let detail = format!("x{index} {disk} goes out of {id} and is no former of it");
+                let detail = format!("{index} {disk} goes out of {id} and is no former of it");
                 self.violate("rule_who_goes_out_stays_as_former", detail, None);
             }
             PgChange::Leave(disk) | PgChange::EndFormer(disk) => {
@@ -238,14 +256,14 @@ impl Inner {
         let full = pg.members.iter().filter(|m| m.complete && !self.lacks_any(pg.id, m.disk));
         let full = full.count();
         if full < wanted {
-            let detail = format!("x{index} {} lets {gone} go with {full} full members", pg.id);
+            let detail = format!("{index} {} lets {gone} go with {full} full members", pg.id);
             self.violate("rule_others_are_full", detail, None);
         }
         for id in self.live(pg.id) {
             let held = self.held_by(map, others(), id);
             if held < wanted && !self.is_lost(pg.id, id) {
                 let detail =
-                    format!("x{index} {} lets {gone} go; {id} is on {held} others only", pg.id);
+                    format!("{index} {} lets {gone} go; {id} is on {held} others only", pg.id);
                 self.violate("rule_others_are_full", detail, Some(id));
             }
         }
@@ -263,7 +281,7 @@ impl Inner {
         let map = self.replica.map();
         let complete = |pg: &&Pg| pg.member(disk).is_some_and(|member| member.complete);
         if let Some(pg) = map.pgs.values().find(complete) {
-            let detail = format!("x{index} {disk} registers and is still complete in {}", pg.id);
+            let detail = format!("{index} {disk} registers and is still complete in {}", pg.id);
             self.violate("rule_a_registration_ends_completeness", detail, None);
         }
     }
@@ -280,7 +298,7 @@ impl Inner {
                     if other && !self.is_recorded_missing(*pg, *disk, report.id) {
                         let (id, recorded) = (report.id, report.recorded);
                         let detail = format!(
-                            "x{index} {disk} reports {id} repaired as of x{recorded}: a newer \
+                            "{index} {disk} reports {id} repaired as of {recorded}: a newer \
                              record is gone"
                         );
                         self.violate("rule_a_late_repair_clears_nothing", detail, Some(id));
@@ -310,7 +328,7 @@ impl Inner {
         let joined = member.is_some_and(|member| member.joined == joined);
         if !current || !joined || since.is_none_or(|since| table_read.0 < since) {
             let detail =
-                format!("x{index} {disk} is complete in {pg} by a table as of x{table_read}");
+                format!("{index} {disk} is complete in {pg} by a table as of {table_read}");
             self.violate("rule_a_comparison_is_recent", detail, None);
         }
     }
@@ -322,7 +340,7 @@ impl Inner {
         if let Some(disk) =
             holders.into_iter().find(|disk| self.holds(map, *disk, id) == Some(true))
         {
-            let detail = format!("x{index} records {id} of {pg} as lost; {disk} has it");
+            let detail = format!("{index} records {id} of {pg} as lost; {disk} has it");
             self.violate("rule_lost_is_on_no_disk", detail, Some(id));
         }
     }
