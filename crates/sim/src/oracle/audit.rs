@@ -38,6 +38,7 @@ impl Oracle {
             && !map.pgs.is_empty()
             && map.pgs.values().all(|pg| inner.lack(&map, pg).is_none())
             && inner.hosts.iter().all(|(host, copies)| registered(host, copies))
+            && !map.pgs.values().flat_map(Pg::holders).any(|disk| inner.was_emptied(&map, disk))
     }
 
     /// **Invariant 10**: what is left to do before the cluster is whole again.

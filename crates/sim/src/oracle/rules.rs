@@ -345,6 +345,14 @@ impl Inner {
         }
     }
 
+    /// Whether a disk was emptied and has not registered since, and so is not what the map takes it for.
+    pub(super) fn was_emptied(&self, map: &ClusterMap, disk: DiskId) -> bool {
+        let row = map.disks.get(&disk);
+        let host = row.and_then(|row| Some(super::host_of(&map.nodes.get(&row.node)?.address)));
+        let since = host.and_then(|host| self.hosts.get(host)?.emptied_in);
+        since.zip(row).is_some_and(|(since, row)| row.session <= since)
+    }
+
     /// How many of `disks` have a block, or may have it.
     fn held_by(&self, map: &ClusterMap, disks: impl Iterator<Item = DiskId>, id: BlockId) -> usize {
         disks.filter(|disk| self.holds(map, *disk, id) != Some(false)).count()
