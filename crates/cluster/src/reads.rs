@@ -5,6 +5,7 @@ use crate::state;
 use crate::table::{is_below_floor, is_live, row};
 use everhold_proto::kv::{KvRead, KvResult, get_row, prefix_end, scan_rows};
 use everhold_proto::map::{ClusterMap, Disk, Event, Member, Node, Pg, Policy};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::rpc::{RepairItem, RepairStatus};
 use everhold_proto::table::{BlockEntry, BlockRow, Missing, PgWork};
 use everhold_proto::tables::{self, Header, Key, Table};
@@ -152,7 +153,8 @@ pub fn may_delete(
         None => false,
     };
     for id in blocks {
-        if row(kv, pg, *id)?.is_none() && is_below_floor(kv, *id)? {
+        let ended = is_below_floor(kv, *id)? || planted::has(Bug::DeleteWithoutFloor);
+        if row(kv, pg, *id)?.is_none() && ended {
             deletable.dead.push(*id);
         } else if moved {
             deletable.moved.push(*id);
@@ -164,7 +166,8 @@ pub fn may_delete(
 fn is_full_without(kv: &dyn KvRead, pg: &Pg, disk: DiskId) -> KvResult<bool> {
     let outside = pg.holders().all(|holder| holder != disk);
     let copies = state::policy(kv, pg.policy)?.map(|policy| usize::from(policy.copies));
-    Ok(outside && copies.is_some_and(|copies| pg.full_members() >= copies))
+    let is_full = copies.is_some_and(|copies| pg.full_members() >= copies);
+    Ok(outside && (is_full || planted::has(Bug::DeleteBeforeVerified)))
 }
 
 /// Redundancy of every PG and what is queued, from the rows (a map may be older); the rate and the time

@@ -14,6 +14,7 @@ mod tests;
 use crate::placement::{self, Placement, replacement};
 use everhold_proto::command::{MapCommand, PgChange};
 use everhold_proto::map::{ClusterMap, DiskState, Fullness, Member, NodeState, Pg};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::{DiskId, Generation};
 
 /// What bounds a plan.
@@ -138,7 +139,10 @@ impl Planner<'_> {
             let leaver = moves::leaver(self.map, &self.placement, &pg);
             let others = |disk| pg.members.iter().filter(move |m: &&Member| m.disk != disk);
             let ready = |disk| {
-                let full = |m: &&Member| m.is_full() && self.map.is_reachable(m.disk);
+                let counts = |m: &Member| {
+                    m.is_full() || (m.complete && planted::has(Bug::LeaveCountsComplete))
+                };
+                let full = |m: &&Member| counts(m) && self.map.is_reachable(m.disk);
                 others(disk).filter(full).count() >= copies
             };
             if let Some(disk) = leaver.filter(|disk| ready(*disk)) {

@@ -13,6 +13,7 @@ use everhold_proto::fs::{FsError, FsReply, SessionBatch, SessionRequest};
 use everhold_proto::ids::*;
 use everhold_proto::kv::{KvResult, get_row, put_row};
 use everhold_proto::limits::{BATCH_OPS_MAX, SESSION_WINDOW};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::table::SessionRow;
 
 /// Carries out a batch: one result per request, in order. A failed request changes nothing but its
@@ -38,14 +39,16 @@ fn execute(
     request: &SessionRequest,
 ) -> KvResult<KeptAnswer> {
     let number = request.request;
-    if number < session.acked_below {
+    if number < session.acked_below && !planted::has(Bug::ExecuteForgotten) {
         return Ok(Err(FsError::MaybeApplied));
     }
-    if number - session.acked_below >= SESSION_WINDOW {
+    if number.saturating_sub(session.acked_below) >= SESSION_WINDOW {
         return Ok(Err(FsError::WindowExceeded));
     }
     let key = rows::kept_answer(id, number);
-    if let Some(kept) = get_row::<KeptAnswer>(&*ctx.kv, &key)? {
+    if let Some(kept) = get_row::<KeptAnswer>(&*ctx.kv, &key)?
+        && !planted::has(Bug::ExecuteTwice)
+    {
         return Ok(kept);
     }
     let grant = Grant::of(id, session.floor);

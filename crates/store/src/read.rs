@@ -11,6 +11,7 @@ use crate::shared::Shared;
 use bytes::Bytes;
 use everhold_env::{AlignedBuf, File};
 use everhold_proto::BlockId;
+use everhold_proto::planted::{self, Bug};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -157,7 +158,10 @@ fn check_range(block: &BlockBody, pages: &Range<u32>, data: &[u8]) -> Result<(),
     if data.len() != (pages.end - pages.start) as usize {
         return Err(Attempt::Damaged("the record is cut off"));
     }
-    block.check_pages((pages.start / block.page_bytes) as usize, data).map_err(Attempt::Damaged)
+    let checked = block.check_pages((pages.start / block.page_bytes) as usize, data);
+    checked
+        .or_else(|e| if planted::has(Bug::ServeUnverified) { Ok(()) } else { Err(e) })
+        .map_err(Attempt::Damaged)
 }
 
 /// The data of a record that was read whole, without a copy.

@@ -7,6 +7,7 @@ use crate::health::Class;
 use crate::wire::WireError;
 use bytes::Bytes;
 use everhold_proto::map::{ClusterMap, NodeState};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::{BlockId, DiskId, Error, Kind, NodeId, PgId};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -216,7 +217,8 @@ impl Client {
 
 impl Wanted {
     fn is(&self, bytes: &Bytes, crc: u32) -> bool {
-        bytes.len() == self.block_length as usize && crc == self.crc
+        bytes.len() == self.block_length as usize
+            && (crc == self.crc || planted::has(Bug::ServeUnverified))
     }
 }
 

@@ -14,6 +14,7 @@ use everhold_proto::checksum::crc32c;
 use everhold_proto::fs::{Extent, FsError, Source};
 use everhold_proto::limits::BLOCK_BYTES_MAX;
 use everhold_proto::map::{ClusterMap, Pg};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::table::{Ack, NewBlock};
 use everhold_proto::{BlockId, DiskId, Error, Kind, NodeId, PgId, PolicyId};
 use futures_util::StreamExt;
@@ -129,11 +130,12 @@ impl Client {
     ) -> Result<Written> {
         let mut avoid = Vec::new();
         let mut last = None;
+        let mut kept = None;
         for tries in 1u32.. {
             let map = self.view.map();
             let pg = self.choose_pg(&map, policy, &avoid);
             if let Some(pg) = pg.and_then(|pg| map.pgs.get(&pg)) {
-                let open = self.session().block();
+                let open = kept.take().unwrap_or_else(|| self.session().block());
                 match self.put_once(&map, pg, open.id(), crc, data.clone(), deadline).await {
                     Ok((acks, degraded)) => {
                         let length = data.len() as u32;
@@ -142,6 +144,7 @@ impl Client {
                     }
                     Err(e) => last = Some(e),
                 }
+                kept = planted::has(Bug::ReuseBlockId).then_some(open);
                 avoid.push(pg.id);
                 self.stats.rewrites.fetch_add(1, Ordering::Relaxed);
             } else {

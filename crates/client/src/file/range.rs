@@ -8,6 +8,7 @@ use crate::meta::attr_of;
 use bytes::{Bytes, BytesMut};
 use everhold_proto::fs::{Attr, Extent, FsError, FsOp, SetAttr};
 use everhold_proto::limits::{BLOCK_BYTES_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::{Error, InodeId, Kind};
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
@@ -24,6 +25,31 @@ impl Client {
     /// Reads up to `length` bytes at `offset`, all of one version of the file; fewer at its end. Gives
     /// the attributes of that version along.
     pub async fn read_inode(
+        self: &Arc<Self>,
+        inode: InodeId,
+        offset: u64,
+        length: usize,
+    ) -> Result<(Attr, Bytes)> {
+        if planted::has(Bug::MixVersions) && length > 1 {
+            return self.read_halves(inode, offset, length).await;
+        }
+        self.read_once(inode, offset, length).await
+    }
+
+    /// For a planted bug: two reads, each right in itself.
+    async fn read_halves(
+        self: &Arc<Self>,
+        inode: InodeId,
+        offset: u64,
+        length: usize,
+    ) -> Result<(Attr, Bytes)> {
+        let (_, first) = self.read_once(inode, offset, length / 2).await?;
+        let middle = offset.saturating_add(first.len() as u64);
+        let (attr, second) = self.read_once(inode, middle, length - length / 2).await?;
+        Ok((attr, [first, second].concat().into()))
+    }
+
+    async fn read_once(
         self: &Arc<Self>,
         inode: InodeId,
         offset: u64,

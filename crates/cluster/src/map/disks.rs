@@ -9,6 +9,7 @@ use everhold_proto::command::{Answer, DiskUsage};
 use everhold_proto::kv::KvResult;
 use everhold_proto::limits::NODES_MAX;
 use everhold_proto::map::{Disk, DiskState, Fullness, Pg};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::tables::Table;
 use everhold_proto::{DiskId, DiskSession, NodeId};
 
@@ -60,7 +61,9 @@ pub(crate) fn register(
         state: known.map_or(DiskState::In, |disk| disk.state),
     };
     put_disk(ctx, &disk)?;
-    end_completeness(ctx, id)?;
+    if !planted::has(Bug::RegistrationKeepsCompleteness) {
+        end_completeness(ctx, id)?;
+    }
     raise_epoch(ctx);
     event(ctx, id, format!("registered on {node} (session {session})"))?;
     Ok(Answer::Disk { disk: id, session })

@@ -10,6 +10,7 @@ use everhold_proto::command::{Answer, PgChange};
 use everhold_proto::kv::{KvResult, prefix_end};
 use everhold_proto::limits::PG_MEMBERS_MAX;
 use everhold_proto::map::{DiskState, Member, NodeState, Pg, Policy};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::tables::{self, Table};
 use everhold_proto::{DiskId, Generation, LogIndex, PgId, PolicyId};
 use std::collections::BTreeSet;
@@ -95,7 +96,7 @@ pub(crate) fn change(
     let Some(mut pg) = state::pg(ctx.kv, id)? else {
         return Ok(unknown(id));
     };
-    if pg.generation != generation {
+    if pg.generation != generation && !planted::has(Bug::OldGenerationPlan) {
         return Ok(conflict(format!("{id} is at {}, not {generation}", pg.generation)));
     }
     let Some(policy) = state::policy(ctx.kv, pg.policy)? else {
@@ -151,7 +152,8 @@ fn leave(ctx: &mut Apply<'_>, pg: &mut Pg, disk: DiskId, copies: usize) -> Rulin
     let Some(place) = pg.members.iter().position(|m| m.disk == disk) else {
         return Ok(Err(conflict(format!("{disk} is no member of {}", pg.id))));
     };
-    let others = pg.members.iter().filter(|m| m.disk != disk && m.is_full()).count();
+    let counts = |m: &Member| m.is_full() || (m.complete && planted::has(Bug::LeaveCountsComplete));
+    let others = pg.members.iter().filter(|m| m.disk != disk && counts(m)).count();
     if others < copies {
         let text = format!("{disk} cannot leave {}: {others} of {copies} others are full", pg.id);
         return Ok(Err(conflict(text)));
@@ -172,7 +174,9 @@ fn gone_out(ctx: &mut Apply<'_>, pg: &mut Pg, disk: DiskId) -> Ruling<String> {
         return Ok(Err(conflict(format!("{disk} is the last member of {}", pg.id))));
     }
     pg.members.remove(place);
-    pg.formers.push(disk);
+    if !planted::has(Bug::ForgetFormer) {
+        pg.formers.push(disk);
+    }
     // Its membership has ended, and with it what was recorded for it; a return starts as a joiner.
     forget_missing(ctx, pg.id, disk)?;
     Ok(Ok(format!("{disk} is out and stays as former")))

@@ -14,6 +14,7 @@ use super::recover::truncate_segments;
 use super::segment::{self, Segment};
 use crate::types::{Entry, LogId, Vote, entry_bytes};
 use everhold_env::{AlignedBuf, File};
+use everhold_proto::planted::{self, Bug};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -103,7 +104,10 @@ impl Writer {
             }
             let mut batch = self.gather(&mut pending);
             let close = batch.close;
-            let completions = std::mem::take(&mut batch.completions);
+            let mut completions = std::mem::take(&mut batch.completions);
+            if planted::has(Bug::LogAckBeforeSync) {
+                completions.drain(..).for_each(|c| c.complete(Ok(())));
+            }
             match self.commit(batch).await {
                 Ok(()) => completions.into_iter().for_each(|c| c.complete(Ok(()))),
                 Err(e) => return self.fail(e, completions, pending),

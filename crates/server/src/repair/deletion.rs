@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use everhold_env::Clock;
 use everhold_proto::limits::PAGE_ENTRIES_MAX;
 use everhold_proto::map::ClusterMap;
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::rpc::{MayDelete, TablePage};
 use everhold_proto::table::BlockEntry;
 use everhold_proto::{BlockId, Error, PgId};
@@ -202,6 +203,9 @@ impl Deletion {
         if !dead.is_empty() && !self.disk.braked() {
             self.disk.store.delete(&dead).await?;
             deleted += dead.len() as u64;
+        }
+        if planted::has(Bug::DeleteAfterRejoin) && !moved.is_empty() {
+            self.clock.sleep(CHECK).await; // moved copies are no hurry
         }
         if !moved.is_empty()
             && !self.disk.braked()

@@ -12,6 +12,7 @@ use super::worker::{Status, StatusCell, Worker};
 use async_trait::async_trait;
 use everhold_env::Clock;
 use everhold_proto::map::Fullness;
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::rpc::GetWork;
 use everhold_proto::table::PgWork;
 use everhold_proto::{DiskSession, Error, Kind};
@@ -130,7 +131,9 @@ impl Repair {
 
 /// Most urgent first: fewest full members, then what is known to be missing, then the smaller PG.
 fn by_risk(mut work: Vec<PgWork>, braked: bool) -> Vec<PgWork> {
-    work.retain(|item| !braked || item.full_members <= 1);
+    let last_copy =
+        |item: &PgWork| item.full_members <= 1 && !planted::has(Bug::BrakeStopsLastCopy);
+    work.retain(|item| !braked || last_copy(item));
     work.sort_by_key(|item| (item.full_members, item.compare, item.live_bytes, item.pg));
     work
 }

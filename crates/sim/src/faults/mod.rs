@@ -134,6 +134,7 @@ impl Faults {
             if off {
                 world.power_off(node, self.rng.random(), self.rng.random());
             } else if let Some(reason) = &ended {
+                world.oracle.ended(world.nodes[node].name(), reason);
                 world.kill(node, false);
                 if reason == "stopped" {
                     self.failures.remove(&node);

@@ -43,6 +43,7 @@ impl Oracle {
             && !map.pgs.is_empty()
             && map.pgs.values().all(|pg| inner.lack(&map, pg).is_none())
             && inner.hosts.iter().all(|(host, copies)| registered(host, copies))
+            && !map.pgs.values().flat_map(Pg::holders).any(|disk| inner.was_emptied(&map, disk))
     }
 
     /// **Invariant 10**: what is left to do before the cluster is whole again.
@@ -53,7 +54,7 @@ impl Oracle {
 
 impl Inner {
     /// Live blocks of a PG.
-    fn live(&self, pg: PgId) -> Vec<BlockId> {
+    pub(super) fn live(&self, pg: PgId) -> Vec<BlockId> {
         let prefix = Key::new(Table::Block).u32(pg.0).done();
         let rows =
             scan_rows(&self.replica.kv, &prefix, &prefix_end(&prefix), usize::MAX, |key, row| {
@@ -63,7 +64,7 @@ impl Inner {
         rows.unwrap_or_default()
     }
 
-    fn is_live(&self, pg: PgId, id: BlockId) -> bool {
+    pub(super) fn is_live(&self, pg: PgId, id: BlockId) -> bool {
         let row: Option<BlockRow> =
             get_row(&self.replica.kv, &tables::block(pg, id)).unwrap_or_default();
         row.is_some_and(|row| row.references > 0)
@@ -81,13 +82,13 @@ impl Inner {
         !in_table && row.is_some_and(|row| id.counter >= row.floor)
     }
 
-    fn is_lost(&self, pg: PgId, id: BlockId) -> bool {
+    pub(super) fn is_lost(&self, pg: PgId, id: BlockId) -> bool {
         let lost: Option<LogIndex> =
             get_row(&self.replica.kv, &tables::lost(pg, id)).unwrap_or_default();
         lost.is_some()
     }
 
-    fn is_recorded_missing(&self, pg: PgId, disk: DiskId, id: BlockId) -> bool {
+    pub(super) fn is_recorded_missing(&self, pg: PgId, disk: DiskId, id: BlockId) -> bool {
         self.replica.kv.get(&tables::missing(pg, disk, id)).is_ok_and(|row| row.is_some())
     }
 
@@ -125,7 +126,7 @@ impl Inner {
     }
 
     /// Whether a disk holds a copy; `None` if the oracle cannot know.
-    fn holds(&self, map: &ClusterMap, disk: DiskId, id: BlockId) -> Option<bool> {
+    pub(super) fn holds(&self, map: &ClusterMap, disk: DiskId, id: BlockId) -> Option<bool> {
         let row = map.disks.get(&disk)?;
         let host = host_of(&map.nodes.get(&row.node)?.address);
         let copies = self.hosts.get(host)?;

@@ -6,7 +6,9 @@
 //! speaks of the inside of the cluster can be checked at any step.
 
 mod audit;
+mod probes;
 mod replica;
+mod rules;
 
 pub use audit::Convergence;
 
@@ -47,6 +49,7 @@ struct Inner {
     contents: BTreeMap<BlockId, (u32, u32, String)>,
     /// What happened to each block, for the history of a violation.
     stories: BTreeMap<BlockId, Vec<String>>,
+    rules: rules::Book,
     violations: Vec<Violation>,
 }
 
@@ -205,6 +208,7 @@ impl Witness for Inside {
             );
             inner.violate("invariant_2_blocks_never_change", detail, Some(block.id));
         }
+        inner.is_at_home(pg, block.id);
         inner.hosts.entry(host.into()).or_default().blocks.insert(block.id, (pg, block));
     }
 
@@ -215,6 +219,7 @@ impl Witness for Inside {
         let held = inner.hosts.entry(host.into()).or_default().blocks.remove(&id);
         if let Some((pg, _)) = held {
             inner.check_deletion(host, pg, id);
+            inner.check_permission(host, pg, id);
         }
     }
 }

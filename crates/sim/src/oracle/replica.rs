@@ -76,6 +76,7 @@ impl Inner {
     }
 
     fn advance(&mut self, host: &str, index: LogIndex, command: &[u8], answer: &[u8]) {
+        let before = self.before(command);
         let ours = match ClusterState.apply(&mut self.replica.kv, index, command) {
             Ok(ours) => ours,
             Err(e) => return self.violate("invariant_3_replicas_agree", e.to_string(), None),
@@ -90,6 +91,7 @@ impl Inner {
             self.violate("invariant_3_replicas_agree", detail, None);
         }
         self.look_at(index, command);
+        self.check_rules(before, index, &ours);
     }
 
     /// What the entry changed is checked at once.
@@ -140,7 +142,7 @@ impl Inner {
     }
 }
 
-fn content_of(op: &FsOp) -> Option<&Content> {
+pub(super) fn content_of(op: &FsOp) -> Option<&Content> {
     match op {
         FsOp::PutFile { content, .. }
         | FsOp::Commit { content, .. }
