@@ -19,6 +19,9 @@ pub struct Membership {
     pub voters: BTreeSet<NodeId>,
     /// Learners, and whether each has caught up.
     pub learners: BTreeMap<NodeId, bool>,
+    /// A change has begun and not ended: the old voters and the new ones must both agree, so each of the old
+    /// ones is still needed.
+    pub joint: bool,
 }
 
 /// The next step towards the voters that there should be.
@@ -55,7 +58,8 @@ pub fn choose(
             return VoterPlan::AddLearner(*node);
         }
     }
-    if wanted != now.voters {
+    // Whoever led the change may be gone: the next leader ends it.
+    if wanted != now.voters || now.joint {
         let caught_up = |node| now.voters.contains(node) || now.learners.get(node) == Some(&true);
         return match wanted.iter().find(|node| !caught_up(node)) {
             Some(node) => VoterPlan::Waiting(format!("{node} is catching up")),

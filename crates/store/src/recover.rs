@@ -80,6 +80,7 @@ pub(crate) async fn open(
     let mut replay = Replay::new(&shared, mark, report);
     replay.run(headers, rows).await?;
     let (report, sequence) = replay.finish();
+    shared.sync_recovered().await?;
     shared.prepare_space().await?;
     shared.flush_index().await?;
     Ok((Arc::new(shared), report, sequence))

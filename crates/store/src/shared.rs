@@ -103,6 +103,19 @@ impl Shared {
         self.fail("use the index", &error)
     }
 
+    /// Makes what was replayed durable: a process that was killed leaves records that it never synced, and
+    /// they were read back from the page cache. Older segments were synced before the newest was begun.
+    pub(crate) async fn sync_recovered(&self) -> Result<(), StoreError> {
+        let newest = {
+            let catalog = self.catalog.lock();
+            let used = catalog.segments.iter().max_by_key(|(_, segment)| segment.life);
+            used.map(|(slot, _)| slot)
+        };
+        let Some(slot) = newest else { return Ok(()) };
+        let file = self.files.get(slot).await.map_err(StoreError::io("open a segment"))?;
+        file.sync_data().await.map_err(StoreError::io("sync a segment"))
+    }
+
     /// Where a block is.
     pub(crate) async fn lookup(&self, id: BlockId) -> Result<Option<Entry>, StoreError> {
         self.check()?;

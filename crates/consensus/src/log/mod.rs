@@ -130,6 +130,12 @@ impl Log {
             Opening::Existing { cluster, node } => open::existing(env, dir, cluster, node).await?,
         };
         let recovered = recover(env, dir, file.synced, config.log_cache_bytes).await?;
+        // A process that was killed leaves frames that it never synced: they are read back from the page
+        // cache, and count as durable from here on.
+        for (number, segment) in recovered.segments.range(file.synced.segment..) {
+            let failed = || format!("sync {}", segment::path(dir, *number).display());
+            segment.file.sync_data().await.map_err(ConsensusError::io(failed()))?;
+        }
         file.identity.boot_counter += 1;
         file.synced = Mark { segment: recovered.current, end: recovered.end };
         file.write(env, dir)

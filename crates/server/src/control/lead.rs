@@ -139,7 +139,7 @@ fn log_ms(node: &Node, consensus: &Consensus) -> Result<u64, Error> {
 
 /// Who is in Raft, by node.
 pub(super) fn membership(status: &RaftStatus) -> Membership {
-    let mut members = Membership::default();
+    let mut members = Membership { joint: status.changing, ..Membership::default() };
     for member in &status.members {
         if member.voter {
             members.voters.insert(member.node.node);
