@@ -13,6 +13,14 @@ test:
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
 
+# Whole clusters in the deterministic simulator: one seed, or a range such as 1..500.
+sim SEEDS *ARGS:
+    cargo run --bin everhold-sim -- {{SEEDS}} {{ARGS}}
+
+# Plants each known bug and shows after how many seeds the simulator finds it.
+sim-planted BUGS="all":
+    cargo run -p everhold-sim --features planted --bin everhold-sim -- --plant {{BUGS}}
+
 # Faults against real processes on hosts made of network namespaces; needs root.
 faults *ARGS:
     cargo build -p everhold-cli -p everhold-sim

@@ -11,6 +11,8 @@ pub trait Witness: Send + Sync {
     /// The replicated state machine applied a command and gave this answer; called in log order, after
     /// the effect can be read.
     fn applied(&self, index: LogIndex, command: &[u8], answer: &[u8]);
+    /// The state as of `index`, row by row, was installed from a snapshot that another replica sent.
+    fn installed(&self, index: LogIndex, rows: &[(Vec<u8>, Vec<u8>)]);
     /// The block store in `dir` was opened and has these blocks, as its index says.
     fn opened(&self, dir: &Path, blocks: &[(PgId, BlockEntry)]);
     /// The block store in `dir` has a block on stable storage, or moved it.

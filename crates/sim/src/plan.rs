@@ -29,6 +29,10 @@ pub struct Plan {
     pub budget: Budget,
 }
 
+/// Every so many-th seed is a run for the brake.
+const BRAKE_EVERY: u64 = 20;
+const BRAKE_AT: u64 = 13;
+
 impl Plan {
     /// The plan of a seed. Each seed has faults of some kinds only: many faults of few kinds find more than
     /// few faults of all kinds ("swarm testing", Groce et al., 2012).
@@ -49,7 +53,7 @@ impl Plan {
         kinds.truncate(rng.random_range(3..12));
         kinds.sort();
         let pause = Duration::from_millis(rng.random_range(400..4_000));
-        Plan {
+        let plan = Plan {
             seed,
             shape,
             clients: rng.random_range(2..5),
@@ -58,7 +62,17 @@ impl Plan {
             deadline: Duration::from_secs(rng.random_range(4..15)),
             faults_for: Duration::from_secs(rng.random_range(25..70)),
             budget: Budget { kinds, pause },
-        }
+        };
+        if seed % BRAKE_EVERY == BRAKE_AT { plan.for_the_brake() } else { plan }
+    }
+
+    /// A run in which the brake is on for long: it takes more nodes than voters, most of them off at once.
+    fn for_the_brake(mut self) -> Self {
+        self.shape.nodes = 7;
+        self.shape.spares = 0;
+        self.faults_for = Duration::from_secs(75);
+        self.budget = Budget { kinds: vec![Kind::MassOutage], pause: Duration::from_secs(4) };
+        self
     }
 
     /// The same with faults of these kinds only.

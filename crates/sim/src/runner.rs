@@ -29,7 +29,8 @@ pub struct Arguments {
     /// Only faults of these kinds, such as kill,wipe-disk; "none" for none.
     #[arg(long, value_delimiter = ',')]
     kinds: Vec<String>,
-    /// Plant this bug; needs the feature `planted`. "all" tries each until it is found.
+    /// Plant this bug (or each of several, with commas between), and try seeds until it is found; "all"
+    /// for all. Needs the feature `planted`.
     #[arg(long, value_name = "BUG")]
     plant: Option<String>,
     /// Write everything that happens into this file; for one seed.
@@ -136,7 +137,10 @@ fn seeds_of(arguments: &Arguments) -> anyhow::Result<std::ops::RangeInclusive<u6
 async fn parent(arguments: &Arguments) -> anyhow::Result<bool> {
     match arguments.plant.as_deref() {
         Some("all") => planted(arguments, &Bug::ALL).await,
-        Some(name) => planted(arguments, &[bug_of(name)?]).await,
+        Some(names) => {
+            let bugs: anyhow::Result<Vec<Bug>> = names.split(',').map(bug_of).collect();
+            planted(arguments, &bugs?).await
+        }
         None => sweep(arguments).await,
     }
 }

@@ -14,6 +14,7 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Entries in one redb transaction: a commit costs about as much as ten commands, so 256 hide it.
@@ -85,6 +86,19 @@ impl Host {
         }
     }
 
+    /// Shows the witness every row.
+    fn show_state(&self) -> KvResult<()> {
+        let mut rows = Vec::new();
+        self.read(|kv, index| {
+            kv.scan(&[], &[u8::MAX; 64], &mut |key, value| {
+                rows.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            })?;
+            self.0.env.witness.tell(|witness| witness.installed(index, &rows));
+            Ok(())
+        })
+    }
+
     /// Makes `staged` the state. After a crash it is either the old state or the new one.
     async fn install(&self, staged: Staged) -> io::Result<()> {
         let inner = &self.0;
@@ -98,6 +112,9 @@ impl Host {
         inner.env.disk.sync_dir(&inner.dir).await?;
         db::write_current(&inner.env, &inner.dir, number).await?;
         *inner.current.write() = Arc::new(staged.db);
+        if inner.env.witness.is_someone() {
+            self.show_state().map_err(|e| self.fail(e))?;
+        }
         inner.applied_next.send_replace(next(applied));
         inner.durable_next.send_replace(next(applied));
         inner.purge_limit.raise(next(applied));

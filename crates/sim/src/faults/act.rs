@@ -60,6 +60,7 @@ impl Faults {
                 | Kind::ClientCrash
                 | Kind::AddNode
                 | Kind::PowerLossEverywhere
+                | Kind::MassOutage
         );
         if !network && !world.running[node] {
             return false;
@@ -67,6 +68,7 @@ impl Faults {
         match kind {
             // An image of the same boot cannot be told from a crash: that is not promised (ADR 0007).
             Kind::Rollback if !self.has_old_image(world, node) => false,
+            Kind::MassOutage => admin.is_settled() && world.running.iter().all(|running| *running),
             Kind::AddNode => world.nodes.len() < world.shape.nodes + world.shape.spares,
             kind if kind.destroys() => self.may_damage(world, admin, node),
             _ => true,
@@ -151,6 +153,10 @@ impl Faults {
                 world.add_node(world.nodes.len() + 1);
                 None
             }
+            Kind::MassOutage => {
+                self.mass_outage(world, admin);
+                None
+            }
             Kind::Drain => {
                 admin.order(Order::Drain(node, true));
                 Some((self.millis(8_000, 25_000), Undo::Order(Order::Drain(node, false))))
@@ -174,6 +180,23 @@ impl Faults {
                 self.undo.push((world.elapsed() + after, Undo::Start(node)));
             }
         }
+    }
+
+    /// As many machines as it takes for more than half are off, those that do not vote first; a moment later
+    /// one of the others is killed and comes back, so that it has to compare itself.
+    fn mass_outage(&mut self, world: &mut World, admin: &Admin) {
+        let voters = admin.voters(world);
+        let mut order: Vec<usize> = (0..world.nodes.len()).collect();
+        order.sort_by_key(|node| (voters.contains(node), Some(*node) == admin.leader(world)));
+        let off = world.nodes.len() / 2 + 1;
+        for node in &order[..off] {
+            world.kill(*node, true);
+            let after = self.millis(45_000, 60_000);
+            self.undo.push((world.elapsed() + after, Undo::Start(*node)));
+        }
+        let restarted = order[off];
+        let after = self.millis(7_000, 9_000);
+        self.undo.push((world.elapsed() + after, Undo::Restart(restarted)));
     }
 
     /// The machine loses what it had on stable storage; it must not be running.

@@ -65,10 +65,13 @@ pub enum Kind {
     Drain,
     /// A machine is put into maintenance, and later taken out of it.
     Maintenance,
+    /// More than half of the machines are off for a while, but not the majority of the voters; one of the
+    /// others restarts. Only in runs that are made for it.
+    MassOutage,
 }
 
 impl Kind {
-    /// All kinds.
+    /// All kinds that any run may draw.
     pub const ALL: [Kind; 29] = [
         Kind::Kill,
         Kind::KillLeader,

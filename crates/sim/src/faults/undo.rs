@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 pub(super) enum Undo {
     /// The machine is started.
     Start(usize),
+    /// The machine's process is killed, and started again at once.
+    Restart(usize),
     /// Both ways between these hosts work again.
     Connect(Vec<(String, String)>),
     /// What was held is delivered.
@@ -33,6 +35,12 @@ impl Faults {
     pub(super) fn take_back(&mut self, world: &mut World, admin: &Admin, undo: Undo) {
         match undo {
             Undo::Start(node) => self.start(world, node),
+            Undo::Restart(node) => {
+                if world.running[node] {
+                    world.kill(node, false);
+                    self.start(world, node);
+                }
+            }
             Undo::Connect(pairs) => {
                 for (a, b) in pairs {
                     crate::event!("{a} and {b} hear each other again");

@@ -23,6 +23,7 @@ impl Oracle {
         for pg in pgs {
             inner.check_pg_keeps_copies(pg);
         }
+        inner.check_brake();
     }
 
     /// Whether every placement group has all its copies, on disks that have registered since they were

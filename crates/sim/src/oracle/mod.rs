@@ -6,6 +6,7 @@
 //! speaks of the inside of the cluster can be checked at any step.
 
 mod audit;
+mod brake;
 mod probes;
 mod replica;
 mod rules;
@@ -50,6 +51,8 @@ struct Inner {
     /// What happened to each block, for the history of a violation.
     stories: BTreeMap<BlockId, Vec<String>>,
     rules: rules::Book,
+    /// Since when each placement group waits for a second copy under the brake, in milliseconds.
+    waiting: BTreeMap<PgId, u64>,
     violations: Vec<Violation>,
 }
 
@@ -165,6 +168,10 @@ struct Inside {
 impl Witness for Inside {
     fn applied(&self, index: LogIndex, command: &[u8], answer: &[u8]) {
         self.oracle.0.lock().applied(&self.host, index, command, answer);
+    }
+
+    fn installed(&self, index: LogIndex, rows: &[(Vec<u8>, Vec<u8>)]) {
+        self.oracle.0.lock().installed(&self.host, index, rows);
     }
 
     fn opened(&self, _dir: &Path, blocks: &[(PgId, BlockEntry)]) {

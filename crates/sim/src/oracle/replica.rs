@@ -21,18 +21,38 @@ pub(super) struct Replica {
     pub(super) kv: MemKv,
     last: LogIndex,
     entries: BTreeMap<u64, Entry>,
+    /// The state now and then, to begin with when an older one is asked for.
+    checkpoints: BTreeMap<u64, MemKv>,
     /// Read anew when it is asked for after a change.
     map: RefCell<Option<Arc<ClusterMap>>>,
 }
 
 /// What an index carries, for ever.
 struct Entry {
+    bytes: Vec<u8>,
     command: u32,
     answer: u32,
     first: String,
 }
 
+/// Entries between two checkpoints.
+const CHECKPOINT_EVERY: u64 = 256;
+
 impl Replica {
+    /// The state as it was at an index.
+    fn state_at(&self, index: LogIndex) -> MemKv {
+        let (from, mut kv) = match self.checkpoints.range(..=index.0).next_back() {
+            Some((from, kv)) => (*from, kv.clone()),
+            None => (0, MemKv::default()),
+        };
+        for (at, entry) in self.entries.range(from + 1..=index.0) {
+            if let Err(e) = ClusterState.apply(&mut kv, LogIndex(*at), &entry.bytes) {
+                crate::event!("the oracle cannot apply x{at} again: {e}");
+            }
+        }
+        kv
+    }
+
     pub(super) fn last(&self) -> LogIndex {
         self.last
     }
@@ -82,8 +102,13 @@ impl Inner {
             Err(e) => return self.violate("invariant_3_replicas_agree", e.to_string(), None),
         };
         self.replica.last = index;
-        let entry = Entry { command: crc(command), answer: crc(&ours), first: host.into() };
+        let bytes = command.to_vec();
+        let entry = Entry { bytes, command: crc(command), answer: crc(&ours), first: host.into() };
         self.replica.entries.insert(index.0, entry);
+        let newest = self.replica.checkpoints.last_key_value().map_or(0, |(at, _)| *at);
+        if index.0 >= newest + CHECKPOINT_EVERY {
+            self.replica.checkpoints.insert(index.0, self.replica.kv.clone());
+        }
         *self.replica.map.borrow_mut() = None;
         if ours != answer {
             let detail =
@@ -92,6 +117,26 @@ impl Inner {
         }
         self.look_at(index, command);
         self.check_rules(before, index, &ours);
+    }
+
+    /// A node took over the state of another one: it must be the state that the log makes.
+    pub(super) fn installed(&mut self, host: &str, index: LogIndex, rows: &[(Vec<u8>, Vec<u8>)]) {
+        crate::event!("{host} installs a snapshot at {index}: {} rows", rows.len());
+        let ours = self.replica.state_at(index);
+        let theirs: BTreeMap<&[u8], &[u8]> =
+            rows.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+        let differs = |key: &[u8]| ours.0.get(key).map(|v| &v[..]) != theirs.get(key).copied();
+        let mut keys = ours.0.keys().map(|key| &key[..]).chain(theirs.keys().copied());
+        if let Some(key) = keys.find(|key| differs(key)) {
+            let table = key.first().map_or('?', |table| char::from(*table));
+            let detail = format!(
+                "{host} installed a snapshot at {index} with {} rows; the log makes {}, and a row of \
+                 table {table} differs",
+                theirs.len(),
+                ours.0.len()
+            );
+            self.violate("invariant_3_replicas_agree", detail, None);
+        }
     }
 
     /// What the entry changed is checked at once.

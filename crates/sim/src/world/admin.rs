@@ -78,6 +78,17 @@ impl Admin {
         world.nodes.iter().position(|node| address.starts_with(&format!("{}:", node.name())))
     }
 
+    /// The places of the servers that vote, as last seen.
+    pub fn voters(&self, world: &World) -> Vec<usize> {
+        let status = self.0.status.borrow();
+        let Some((_, status)) = status.as_ref() else { return Vec::new() };
+        let place = |id: &NodeId| {
+            let address = &status.map.nodes.get(id)?.address;
+            world.nodes.iter().position(|node| address.starts_with(&format!("{}:", node.name())))
+        };
+        status.voters.iter().filter_map(place).collect()
+    }
+
     /// Whether at the last looks there was a leader, all its voters, and no voter to replace.
     pub fn is_settled(&self) -> bool {
         self.0.settled_since.get().is_some()
