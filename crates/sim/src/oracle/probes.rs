@@ -23,10 +23,8 @@ impl Inner {
     /// Asks what the entry that was just applied makes worth asking.
     pub(super) fn probe(&mut self, before: &Before, index: LogIndex, answer: &Answer) {
         match (before.command(), answer) {
-            (Command::Fs(batch), Answer::Fs(_)) => {
-                if batch.acked_below > 1 && self.may_copy() {
-                    self.probe_settled_request(index, batch);
-                }
+            (Command::Fs(batch), Answer::Fs(_)) if batch.acked_below > 1 && self.may_copy() => {
+                self.probe_settled_request(index, batch);
             }
             (Command::Map(MapCommand::ChangePg { pg, generation, .. }), Answer::Done) => {
                 self.probe_old_generation(index, *pg, *generation);

@@ -141,7 +141,7 @@ impl Inner {
         batch: &SessionBatch,
         results: &[Result<FsReply, FsError>],
     ) {
-        if results.iter().any(|result| *result == Err(FsError::NoSession)) {
+        if results.contains(&Err(FsError::NoSession)) {
             return;
         }
         let settled = self.has_acked(batch.session, batch.acked_below);
