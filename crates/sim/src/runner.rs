@@ -23,6 +23,9 @@ pub struct Arguments {
     /// So many seeds that nobody has tried before, instead.
     #[arg(long, value_name = "COUNT")]
     fresh: Option<u64>,
+    /// With --fresh: the seeds follow from this text, such as the id of a commit, so that they can be tried again.
+    #[arg(long, value_name = "TEXT", requires = "fresh")]
+    of: Option<String>,
     /// Processes at once; by default one for each processor.
     #[arg(short, long)]
     jobs: Option<usize>,
@@ -120,7 +123,11 @@ fn kinds_of(names: &[String]) -> anyhow::Result<Vec<Kind>> {
 fn seeds_of(arguments: &Arguments) -> anyhow::Result<std::ops::RangeInclusive<u64>> {
     if let Some(count) = arguments.fresh {
         // Far above the seeds that people type.
-        let base = (everhold_env::Env::real().entropy.u64() >> 20).max(1 << 20);
+        let drawn = match &arguments.of {
+            Some(text) => u64::from(everhold_proto::checksum::crc32c(text.as_bytes())) << 12,
+            None => everhold_env::Env::real().entropy.u64() >> 20,
+        };
+        let base = drawn.max(1 << 20);
         return Ok(base..=base + count.max(1) - 1);
     }
     let wrong = || format!("{:?} is no seed and no range such as 1..500", arguments.seeds);

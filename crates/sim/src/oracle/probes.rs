@@ -19,11 +19,20 @@ use everhold_server::ClusterState;
 /// Copying the state costs about as much as fifty entries, so it is not done for each.
 const COPY_EVERY_MS: u64 = 500;
 
+/// Probes that many entries make worth asking; each has a pace of its own, so that none starves another.
+#[derive(Clone, Copy, Debug)]
+enum Probe {
+    Settled,
+    LateRepair,
+}
+
 impl Inner {
     /// Asks what the entry that was just applied makes worth asking.
     pub(super) fn probe(&mut self, before: &Before, index: LogIndex, answer: &Answer) {
         match (before.command(), answer) {
-            (Command::Fs(batch), Answer::Fs(_)) if batch.acked_below > 1 && self.may_copy() => {
+            (Command::Fs(batch), Answer::Fs(_))
+                if batch.acked_below > 1 && self.may_copy(Probe::Settled) =>
+            {
                 self.probe_settled_request(index, batch);
             }
             (Command::Map(MapCommand::ChangePg { pg, generation, .. }), Answer::Done) => {
@@ -40,11 +49,12 @@ impl Inner {
         }
     }
 
-    fn may_copy(&mut self) -> bool {
+    fn may_copy(&mut self, probe: Probe) -> bool {
         let now = trace::now_ms();
-        let may = now >= self.rules.copied_ms + COPY_EVERY_MS;
+        let copied = &mut self.rules.copied_ms[probe as usize];
+        let may = now >= *copied + COPY_EVERY_MS;
         if may {
-            self.rules.copied_ms = now;
+            *copied = now;
         }
         may
     }
@@ -165,7 +175,7 @@ impl Inner {
             }
         }
         for disk in pg.members.iter().map(|member| member.disk) {
-            if self.is_recorded_missing(pg.id, disk, block.id) && self.may_copy() {
+            if self.is_recorded_missing(pg.id, disk, block.id) && self.may_copy(Probe::LateRepair) {
                 self.probe_late_repair(index, pg.id, disk, block.id);
             }
         }
