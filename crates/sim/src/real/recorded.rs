@@ -80,7 +80,10 @@ impl Recorded {
     pub(crate) fn guest(&mut self, seed: u64) -> Guest {
         let number = FIRST_GUEST + self.guests;
         self.guests += 1;
-        Guest { number, seed, plan: self.plan.clone(), recorder: self.recorder.clone() }
+        // It is there for seconds, and is to be in the middle of something when it goes.
+        let plan =
+            WorkloadPlan { pause_ms: (0, 10), burst_pause_ms: (0, 50), ..(*self.plan).clone() };
+        Guest { number, seed, plan: Arc::new(plan), recorder: self.recorder.clone() }
     }
 
     /// Reads every object once more and judges all histories. Takes seconds of one core.
