@@ -18,6 +18,7 @@ mod load;
 mod nodes;
 mod options;
 mod probe;
+mod recorded;
 mod report;
 mod requirements;
 mod timeline;

@@ -2,6 +2,7 @@
 
 use everhold_sim::real::unmet_requirements;
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -53,17 +54,22 @@ fn real_processes_survive_faults() {
     assert!(report["injected"].as_array().is_some_and(|faults| faults.len() >= 2), "{told}");
 }
 
-/// The binary under test, beside the directory of this test; built when it is not there.
+/// The binary under test, beside the directory of this test. It is brought up to date first: cargo builds
+/// the programs of this package for its tests, but not those of another.
 fn everhold() -> PathBuf {
     let beside = Path::new(env!("CARGO_BIN_EXE_everhold-faults")).with_file_name("everhold");
-    if beside.exists() {
-        return beside;
-    }
+    let profile = beside.parent().expect("a program is in a directory");
+    let target = profile.parent().expect("a profile's directory is in the target directory");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "-p", "everhold-cli"]);
-    if beside.parent().is_some_and(|dir| dir.ends_with("release")) {
-        cargo.arg("--release");
-    }
+    cargo.args(["build", "-p", "everhold-cli", "--profile"]).arg(profile_of(profile));
+    cargo.arg("--target-dir").arg(target);
     assert!(cargo.status().expect("cargo runs").success(), "everhold-cli does not build");
+    assert!(beside.exists(), "{} was not built", beside.display());
     beside
+}
+
+/// The profile whose programs are in this directory: cargo names the two alike, but for one.
+fn profile_of(directory: &Path) -> &OsStr {
+    let name = directory.file_name().expect("the directory of a profile has a name");
+    if name == "debug" { OsStr::new("dev") } else { name }
 }

@@ -3,6 +3,7 @@
 use super::input::Input;
 use super::output::Output;
 use super::value::ObjectId;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// How an operation ended.
@@ -45,7 +46,7 @@ pub struct Operation {
 pub struct OpToken(pub(super) usize);
 
 /// Counts of one kind of operation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Done with an answer that is no refusal.
     pub done: u64,

@@ -78,7 +78,8 @@ impl Work {
         for number in 1..=options.clients {
             clients.push(cluster.client(&format!("faults: client {number}")).await?);
         }
-        let load = Load::start(clients, seed).await.context("start the clients")?;
+        let load = Load::start(clients, seed, options.minutes).await;
+        let load = load.context("start the clients")?;
         let writer = cluster.client("faults: probe writer").await?;
         let reader = cluster.client("faults: probe reader").await?;
         let probe = Probe::start(writer, reader, timeline.clone(), seed).await?;
@@ -125,7 +126,7 @@ impl Run<'_> {
 
     async fn one(&mut self, cluster: &mut Cluster, fault: Fault) -> Result<()> {
         let (number, started_s) = (self.injected.len() + 1, self.seconds());
-        let mut wound = Wound::inflict(cluster, fault).await?;
+        let mut wound = Wound::inflict(cluster, &mut self.work.load, fault).await?;
         let lasts = fault.lasts.as_secs_f64();
         self.say(&format!("{number:3} {}: {}, {lasts:.1} s", fault.kind, wound.detail));
         self.clock.sleep(fault.lasts).await;
@@ -182,7 +183,7 @@ impl Run<'_> {
         Ok(Report {
             findings,
             checksum_errors,
-            violations: load.violations,
+            recorded: load.judgement,
             broken: self.broken,
             notes: self.notes,
             ..Report::of(&self.work.timeline, self.injected)

@@ -3,6 +3,7 @@
 use crate::real::cluster::Cluster;
 use crate::real::faults::{Companion, Fault, FaultKind, Victim};
 use crate::real::hosts::{CLIENTS, Cut, ip};
+use crate::real::load::Load;
 use crate::real::vanish::Vanishing;
 use anyhow::Result;
 use rustix::process::Signal;
@@ -18,8 +19,12 @@ pub(crate) struct Wound {
 }
 
 impl Wound {
-    /// Does it.
-    pub(crate) async fn inflict(cluster: &mut Cluster, fault: Fault) -> Result<Self> {
+    /// Does it. A client that is to vanish takes part in the load before.
+    pub(crate) async fn inflict(
+        cluster: &mut Cluster,
+        load: &mut Load,
+        fault: Fault,
+    ) -> Result<Self> {
         let victim = match fault.victim {
             Victim::Leader => cluster.leader().await?,
             Victim::Node(number) => number,
@@ -29,7 +34,7 @@ impl Wound {
         if let Some(companion) = fault.companion {
             wound.accompany(cluster, companion)?;
         }
-        let detail = wound.hit(cluster)?;
+        let detail = wound.hit(cluster, load)?;
         wound.detail = match (wound.detail.as_str(), fault.victim) {
             (companion, Victim::Leader) => format!("{detail}, the leader{companion}"),
             (companion, _) => format!("{detail}{companion}"),
@@ -47,7 +52,7 @@ impl Wound {
         self.fault.kind == FaultKind::FillDisk && self.victim == node
     }
 
-    fn hit(&mut self, cluster: &mut Cluster) -> Result<String> {
+    fn hit(&mut self, cluster: &mut Cluster, load: &mut Load) -> Result<String> {
         let (fault, victim) = (self.fault, self.victim);
         match fault.kind {
             FaultKind::KillNode | FaultKind::KillLeader => {
@@ -87,7 +92,8 @@ impl Wound {
                 Ok(format!("{} bits of node {victim}: {}", places.len(), places.join(", ")))
             }
             FaultKind::LoseClient => {
-                self.vanishing = Some(Vanishing::start(cluster.addresses(), fault.salt)?);
+                let guest = load.guest(fault.salt);
+                self.vanishing = Some(Vanishing::start(cluster.addresses(), fault.salt, guest)?);
                 Ok(format!("a client that writes {}", Vanishing::path(fault.salt)))
             }
         }

@@ -1,17 +1,18 @@
 //! The seam between the harness and what its clients do: start it, stop it, ask what came of it.
 //!
-//! Here each client puts unique files, reads them back, compares them and removes the oldest. Another
-//! workload takes its place by another body of these three functions.
+//! Each client puts unique files, reads them back, compares them and removes the oldest; beside it the
+//! clients do the simulator's workloads, whose histories are judged.
 
 use crate::real::ledger::{Findings, Ledger};
+use crate::real::recorded::{Guest, Judgement, Recorded};
 use anyhow::Result;
 use everhold_client::Client;
 use everhold_env::Task;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Above and below what is kept in the metadata.
 const LENGTHS: [usize; 2] = [1 << 10, 64 << 10];
@@ -22,7 +23,8 @@ const PAUSE: Duration = Duration::from_millis(30);
 /// The work under way.
 pub(crate) struct Load {
     ledgers: Vec<Arc<Ledger>>,
-    stop: Arc<AtomicBool>,
+    recorded: Recorded,
+    stop: watch::Sender<bool>,
     tasks: Vec<Task<()>>,
 }
 
@@ -30,29 +32,34 @@ pub(crate) struct Load {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoadReport {
     pub(crate) findings: Findings,
-    /// Broken invariants, each with what broke it.
-    pub(crate) violations: Vec<String>,
+    pub(crate) judgement: Judgement,
 }
 
 impl Load {
-    /// Starts the work of these clients.
-    pub(crate) async fn start(clients: Vec<Arc<Client>>, seed: u64) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (mut ledgers, mut tasks) = (Vec::new(), Vec::new());
+    /// Starts the work of these clients, for about so many minutes.
+    pub(crate) async fn start(clients: Vec<Arc<Client>>, seed: u64, minutes: f64) -> Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let mut ledgers = Vec::new();
+        let (recorded, mut tasks) = Recorded::start(&clients, seed, minutes, &stopped).await?;
         for (number, client) in (1u64..).zip(clients) {
             let seed = seed.wrapping_add(number);
             let ledger = Ledger::new(&client, format!("/load/{number}"), seed).await?;
             let ledger = Arc::new(ledger);
             ledgers.push(ledger.clone());
             let spawner = client.env().tasks;
-            tasks.push(spawner.spawn(work(client, ledger, seed, stop.clone())));
+            tasks.push(spawner.spawn(work(client, ledger, seed, stopped.clone())));
         }
-        Ok(Load { ledgers, stop, tasks })
+        Ok(Load { ledgers, recorded, stop, tasks })
+    }
+
+    /// One more client that takes part in the recorded work until it is gone.
+    pub(crate) fn guest(&mut self, seed: u64) -> Guest {
+        self.recorded.guest(seed)
     }
 
     /// Ends the work, each client after the operation that it is at.
     pub(crate) async fn stop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
         for task in self.tasks.drain(..) {
             task.join().await.expect("a client neither panics nor is aborted");
         }
@@ -64,14 +71,14 @@ impl Load {
         for ledger in &self.ledgers {
             findings = findings.merge(ledger.check(client).await);
         }
-        LoadReport { findings, violations: Vec::new() }
+        LoadReport { findings, judgement: self.recorded.judge(client).await }
     }
 }
 
-async fn work(client: Arc<Client>, ledger: Arc<Ledger>, seed: u64, stop: Arc<AtomicBool>) {
+async fn work(client: Arc<Client>, ledger: Arc<Ledger>, seed: u64, stop: watch::Receiver<bool>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     for number in 0.. {
-        if stop.load(Ordering::Relaxed) {
+        if *stop.borrow() {
             return;
         }
         let length = LENGTHS[rng.random_range(0..LENGTHS.len())];

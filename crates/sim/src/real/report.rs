@@ -3,6 +3,7 @@
 use crate::real::faults::FaultKind;
 use crate::real::ledger::Findings;
 use crate::real::options::Options;
+use crate::real::recorded::Judgement;
 use crate::real::timeline::{Counts, Direction, Injected, Outcome, Stalls, Timeline};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -39,8 +40,8 @@ pub(crate) struct Report {
     pub(crate) converged_s: Option<f64>,
     #[serde(flatten, serialize_with = "findings")]
     pub(crate) findings: Findings,
-    /// Broken invariants.
-    pub(crate) violations: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) recorded: Judgement,
     /// What else broke the run.
     pub(crate) broken: Vec<String>,
     /// What is worth a look and broke nothing.
@@ -97,7 +98,7 @@ impl Report {
         self.pass = converged.is_some()
             && self.findings.lost.is_empty()
             && self.findings.altered.is_empty()
-            && self.violations.is_empty()
+            && self.recorded.violations.is_empty()
             && self.broken.is_empty();
         self
     }
@@ -107,6 +108,7 @@ impl Report {
         let mut text = String::new();
         self.write_felt(&mut text);
         self.write_operations(&mut text);
+        self.write_recorded(&mut text);
         self.write_verdict(&mut text);
         text
     }
@@ -153,6 +155,35 @@ impl Report {
         }
     }
 
+    fn write_recorded(&self, text: &mut String) {
+        let mut line = |cells: [&str; 6]| {
+            let [kind, rest @ ..] = cells;
+            let rest = rest.map(|cell| format!("{cell:>10}")).concat();
+            let row = format!("{kind:<24}{rest}");
+            line_into(text, format_args!("{}", row.trim_end()));
+        };
+        line(["", "", "", "", "", ""]);
+        line(["recorded operation", "done", "refused", "failed", "unknown", "longest"]);
+        for (kind, counts) in &self.recorded.statistics {
+            line([
+                kind,
+                &counts.done.to_string(),
+                &counts.refused.to_string(),
+                &counts.failed.to_string(),
+                &counts.unknown.to_string(),
+                &format!("{} ms", counts.longest_ms),
+            ]);
+        }
+        let Judgement { operations, objects, longest_history, .. } = &self.recorded;
+        line_into(
+            text,
+            format_args!(
+                "{operations} recorded operations on {objects} objects judged, at most \
+                 {longest_history} on one"
+            ),
+        );
+    }
+
     fn write_verdict(&self, text: &mut String) {
         let found = &self.findings;
         let converged = match self.converged_s {
@@ -168,14 +199,14 @@ impl Report {
                 found.acknowledged,
                 found.lost.len(),
                 found.altered.len(),
-                self.violations.len(),
+                self.recorded.violations.len(),
                 self.checksum_errors,
             ),
         );
         let lists = [
             ("lost", &found.lost),
             ("altered", &found.altered),
-            ("violation", &self.violations),
+            ("violation", &self.recorded.violations),
             ("broken", &self.broken),
             ("note", &self.notes),
         ];
