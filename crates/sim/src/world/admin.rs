@@ -183,8 +183,9 @@ impl Inner {
         let prefix = format!("n{}:", place + 1);
         let mut nodes: Vec<_> =
             map.nodes.values().filter(|node| node.address.starts_with(&prefix)).collect();
-        // A machine that was set up anew is another node under the same address: the newest counts.
-        nodes.sort_by_key(|node| node.id);
+        // A machine that was set up anew is another node under the same address. The one in maintenance was
+        // put there by an order, and the next one is about it; else the newest counts.
+        nodes.sort_by_key(|node| (node.maintenance, node.id));
         let node = nodes.last()?.id;
         let disk = map.disks.values().find(|disk| disk.node == node)?.id;
         Some((node, disk))
