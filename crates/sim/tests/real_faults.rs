@@ -51,6 +51,7 @@ fn real_processes_survive_faults() {
         serde_json::from_slice(&std::fs::read(&json).expect("a report")).expect("JSON");
     assert_eq!(report["pass"], true, "{told}");
     assert!(report["acknowledged_writes"].as_u64() > Some(0), "{told}");
+    assert!(report["recorded_operations"].as_u64() > Some(0), "{told}");
     assert!(report["injected"].as_array().is_some_and(|faults| faults.len() >= 2), "{told}");
 }
 

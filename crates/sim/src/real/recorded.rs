@@ -17,7 +17,7 @@ use tokio::sync::watch;
 const WORKERS_OF_A_KIND: usize = 2;
 /// Guests count from here: above every worker's number, and above that of the final reads.
 const FIRST_GUEST: u32 = 1000;
-/// Minutes in which the operations on one object stay some 2,000, which is quickly judged.
+/// Minutes in which the operations on one object stay some 3,000, which are judged in seconds.
 const MINUTES_OF_AN_OBJECT: f64 = 3.0;
 /// All reads at the end together.
 const FINAL_LIMIT: Duration = Duration::from_secs(300);
