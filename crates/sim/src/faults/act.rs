@@ -23,6 +23,8 @@ pub(super) enum Wiped {
 
 /// Bits that decay at once.
 const FLIPS_MAX: u32 = 6;
+/// No other fault comes so soon after a machine was restored from an old image.
+const QUIET_AFTER_ROLLBACK: Duration = Duration::from_secs(4);
 /// Space that a full disk has left.
 const ROOM_LEFT: u64 = 256 << 10;
 
@@ -68,6 +70,8 @@ impl Faults {
         match kind {
             // An image of the same boot cannot be told from a crash: that is not promised (ADR 0007).
             Kind::Rollback if !self.has_old_image(world, node) => false,
+            // The refusal takes a peer that can be asked (ADR 0007).
+            Kind::Rollback if !self.is_quiet(world, admin) => false,
             Kind::MassOutage => admin.is_settled() && world.running.iter().all(|running| *running),
             Kind::AddNode => world.nodes.len() < world.shape.nodes + world.shape.spares,
             kind if kind.destroys() => self.may_damage(world, admin, node),
@@ -123,7 +127,8 @@ impl Faults {
             Kind::Rollback => {
                 world.kill(node, self.rng.random());
                 self.roll_back(world, node);
-                start(short)
+                self.next = world.elapsed() + QUIET_AFTER_ROLLBACK;
+                start(Duration::ZERO)
             }
             Kind::Partition
             | Kind::PartitionOneWay
@@ -214,6 +219,11 @@ impl Faults {
             }
         }
         world.oracle.emptied(name);
+    }
+
+    /// Whether everybody runs and hears everybody, and the cluster has its leader.
+    fn is_quiet(&self, world: &World, admin: &Admin) -> bool {
+        self.undo.is_empty() && admin.is_settled() && world.running.iter().all(|running| *running)
     }
 
     /// Whether there is an image from before the last registration of a node.

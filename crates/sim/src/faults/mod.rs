@@ -141,6 +141,10 @@ impl Faults {
                 } else {
                     *self.failures.entry(node).or_default() += 1;
                 }
+                if reason.contains("restored from a copy") {
+                    // The message says what to do, and the operator does it.
+                    self.failures.insert(node, FAILURES_MAX);
+                }
             } else {
                 continue;
             }

@@ -13,6 +13,7 @@ use everhold_proto::table::NewBlock;
 use everhold_server::ClusterState;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// See the module's words.
@@ -45,7 +46,7 @@ impl Replica {
             Some((from, kv)) => (*from, kv.clone()),
             None => (0, MemKv::default()),
         };
-        for (at, entry) in self.entries.range(from + 1..=index.0) {
+        for (at, entry) in self.entries.range((Bound::Excluded(from), Bound::Included(index.0))) {
             if let Err(e) = ClusterState.apply(&mut kv, LogIndex(*at), &entry.bytes) {
                 crate::event!("the oracle cannot apply x{at} again: {e}");
             }
