@@ -25,7 +25,7 @@ pub(crate) struct StorePort {
 /// Numbers of blocks by PG, and when they are worth counting again.
 struct Counted {
     pgs: Vec<(PgId, u64)>,
-    total: u64,
+    changes: u64,
     not_before: Instant,
 }
 
@@ -91,16 +91,17 @@ impl Store for StorePort {
 
     async fn pgs(&self) -> Result<Vec<(PgId, u64)>, Error> {
         let mut counted = self.counted.lock().await;
-        let (started, total) = (self.clock.now(), self.store.space().blocks);
+        // Not the number of blocks: one that came to a PG and one that left another leave it as it was.
+        let (started, changes) = (self.clock.now(), self.store.changes());
         if let Some(last) = &*counted
-            && (last.total == total || started < last.not_before)
+            && (last.changes == changes || started < last.not_before)
         {
             return Ok(last.pgs.clone());
         }
         let pgs = self.count().await?;
         let ended = self.clock.now();
         let not_before = ended + (ended - started) * COUNT_SHARE;
-        *counted = Some(Counted { pgs: pgs.clone(), total, not_before });
+        *counted = Some(Counted { pgs: pgs.clone(), changes, not_before });
         Ok(pgs)
     }
 

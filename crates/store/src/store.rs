@@ -317,6 +317,11 @@ impl BlockStore {
         self.shared.space()
     }
 
+    /// Grows with every change of what is stored.
+    pub fn changes(&self) -> u64 {
+        self.shared.catalog.lock().sequence
+    }
+
     /// Why the store stopped working, if it did.
     pub fn failure(&self) -> Option<String> {
         self.shared.failure()
