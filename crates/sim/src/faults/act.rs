@@ -69,7 +69,7 @@ impl Faults {
         }
         match kind {
             // An image of the same boot cannot be told from a crash: that is not promised (ADR 0007).
-            Kind::Rollback if !self.has_old_image(world, node) => false,
+            Kind::Rollback if !self.has_old_image(node) => false,
             // The refusal takes a peer that can be asked (ADR 0007).
             Kind::Rollback if !self.is_quiet(world, admin) => false,
             Kind::MassOutage => admin.is_settled() && world.running.iter().all(|running| *running),
@@ -226,10 +226,10 @@ impl Faults {
         self.undo.is_empty() && admin.is_settled() && world.running.iter().all(|running| *running)
     }
 
-    /// Whether there is an image from before the last registration of a node.
-    fn has_old_image(&self, world: &World, node: usize) -> bool {
-        let mark = world.oracle.mark(world.nodes[node].name());
-        self.images.get(&node).is_some_and(|(_, then)| *then != 0 && *then != mark)
+    /// Whether there is an image from before the last boot that registered. It may hold the mark of the boot
+    /// that it was taken in, registered or not: two newer ones make it old.
+    fn has_old_image(&self, node: usize) -> bool {
+        self.images.get(&node).is_some_and(|(_, then)| self.marks_of(node) >= then + 2)
     }
 
     fn roll_back(&mut self, world: &mut World, node: usize) {

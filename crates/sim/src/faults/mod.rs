@@ -37,7 +37,11 @@ pub struct Faults {
     undo: Vec<(Duration, Undo)>,
     /// The machine that was damaged last, until the cluster is whole again.
     damaged: Option<Damaged>,
-    /// Earlier states of the machines' disks, for [`Kind::Rollback`].
+    /// The mark that each machine registered with last, and how many it has had.
+    marks: BTreeMap<usize, (u64, u64)>,
+    marks_at: Duration,
+    /// Earlier states of the machines' disks, and how many marks each machine had had then, for
+    /// [`Kind::Rollback`].
     images: BTreeMap<usize, (DiskImage, u64)>,
     image_at: Duration,
     /// How often a server has ended by itself in a row.
@@ -54,6 +58,8 @@ struct Damaged {
 const RESTART_AFTER: Duration = Duration::from_millis(700);
 /// A server that ended so often in a row is set up anew by its operator.
 const FAILURES_MAX: u32 = 6;
+/// How often new marks are looked for: registrations are further apart.
+const MARKS_EVERY: Duration = Duration::from_millis(100);
 /// Images for rollbacks are taken so often.
 const IMAGE_EVERY: Duration = Duration::from_secs(7);
 
@@ -66,6 +72,8 @@ impl Faults {
             next: begin,
             undo: Vec::new(),
             damaged: None,
+            marks: BTreeMap::new(),
+            marks_at: begin,
             images: BTreeMap::new(),
             image_at: begin,
             failures: BTreeMap::new(),
@@ -87,12 +95,13 @@ impl Faults {
             self.take_back(world, admin, undo);
         }
         self.settle_damage(world, admin);
+        self.follow_marks(world);
         if inject && now >= self.image_at {
             self.image_at = now + IMAGE_EVERY;
             let node = self.rng.random_range(0..world.nodes.len());
             if world.running[node] {
                 let image = world.nodes[node].host.disk.durable_image();
-                self.images.insert(node, (image, world.oracle.mark(world.nodes[node].name())));
+                self.images.insert(node, (image, self.marks_of(node)));
             }
         }
         if inject && now >= self.next {
@@ -102,6 +111,24 @@ impl Faults {
                 self.act(world, admin, kind);
             }
         }
+    }
+
+    fn follow_marks(&mut self, world: &World) {
+        if world.elapsed() < self.marks_at {
+            return;
+        }
+        self.marks_at = world.elapsed() + MARKS_EVERY;
+        for (node, host) in world.nodes.iter().enumerate() {
+            let (mark, count) = self.marks.entry(node).or_default();
+            let now = world.oracle.mark(host.name());
+            if now != *mark {
+                (*mark, *count) = (now, *count + 1);
+            }
+        }
+    }
+
+    fn marks_of(&self, node: usize) -> u64 {
+        self.marks.get(&node).map_or(0, |(_, count)| *count)
     }
 
     /// Takes everything back, now: faults have stopped.
