@@ -62,35 +62,39 @@ impl Inner {
                 let row: BlockRow = row;
                 tables::block_id_of(key).filter(|_| row.references > 0)
             });
-        rows.unwrap_or_default()
+        rows.expect("the rows of the oracle decode")
     }
 
     pub(super) fn is_live(&self, pg: PgId, id: BlockId) -> bool {
-        let row: Option<BlockRow> =
-            get_row(&self.replica.kv, &tables::block(pg, id)).unwrap_or_default();
+        let row: Option<BlockRow> = get_row(&self.replica.kv, &tables::block(pg, id))
+            .expect("the rows of the oracle decode");
         row.is_some_and(|row| row.references > 0)
     }
 
     /// Whether a block that is not in the table may yet be put there.
     pub(super) fn may_still_be_committed(&self, id: BlockId) -> bool {
-        let row: Option<SessionRow> =
-            get_row(&self.replica.kv, &tables::session(id.session)).unwrap_or_default();
+        let row: Option<SessionRow> = get_row(&self.replica.kv, &tables::session(id.session))
+            .expect("the rows of the oracle decode");
         let in_table = self.replica.map().pgs.keys().any(|pg| {
-            let row: Option<BlockRow> =
-                get_row(&self.replica.kv, &tables::block(*pg, id)).unwrap_or_default();
+            let row: Option<BlockRow> = get_row(&self.replica.kv, &tables::block(*pg, id))
+                .expect("the rows of the oracle decode");
             row.is_some()
         });
         !in_table && row.is_some_and(|row| id.counter >= row.floor)
     }
 
     pub(super) fn is_lost(&self, pg: PgId, id: BlockId) -> bool {
-        let lost: Option<LogIndex> =
-            get_row(&self.replica.kv, &tables::lost(pg, id)).unwrap_or_default();
+        let lost: Option<LogIndex> = get_row(&self.replica.kv, &tables::lost(pg, id))
+            .expect("the rows of the oracle decode");
         lost.is_some()
     }
 
     pub(super) fn is_recorded_missing(&self, pg: PgId, disk: DiskId, id: BlockId) -> bool {
-        self.replica.kv.get(&tables::missing(pg, disk, id)).is_ok_and(|row| row.is_some())
+        self.replica
+            .kv
+            .get(&tables::missing(pg, disk, id))
+            .expect("the rows of the oracle decode")
+            .is_some()
     }
 
     pub(super) fn check_pg_keeps_copies(&mut self, pg: PgId) {
@@ -158,9 +162,9 @@ impl Inner {
         for pg in map.pgs.values() {
             left.extend(self.lack(&map, pg));
         }
-        if let Ok(status) = reads::repair_status(&self.replica.kv, &map)
-            && !status.redundant
-        {
+        let status = reads::repair_status(&self.replica.kv, &map);
+        let status = status.expect("the rows of the oracle decode");
+        if !status.redundant {
             left.push(format!(
                 "{} placement groups are degraded, {} blocks are lost",
                 status.pgs_degraded, status.blocks_lost

@@ -61,7 +61,7 @@ impl Replica {
     /// The map at the newest entry; empty as long as there is none.
     pub(super) fn map(&self) -> Arc<ClusterMap> {
         let mut map = self.map.borrow_mut();
-        let read = || Arc::new(reads::load_map(&self.kv).unwrap_or_default());
+        let read = || Arc::new(reads::load_map(&self.kv).expect("the rows of the oracle decode"));
         map.get_or_insert_with(read).clone()
     }
 }

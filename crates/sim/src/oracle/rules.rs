@@ -85,7 +85,8 @@ impl Inner {
             }
             Command::Table(TableCommand::Repaired { disk, pg, blocks, .. }) => {
                 let record = |id| {
-                    get_row(&self.replica.kv, &tables::missing(*pg, *disk, id)).unwrap_or_default()
+                    get_row(&self.replica.kv, &tables::missing(*pg, *disk, id))
+                        .expect("the rows of the oracle decode")
                 };
                 missing.extend(blocks.iter().map(|block| (*block, record(block.id))));
             }
@@ -130,7 +131,7 @@ impl Inner {
     }
 
     fn row(&self, pg: PgId, id: BlockId) -> Option<BlockRow> {
-        get_row(&self.replica.kv, &tables::block(pg, id)).unwrap_or_default()
+        get_row(&self.replica.kv, &tables::block(pg, id)).expect("the rows of the oracle decode")
     }
 
     /// **Invariant 3**: a request is carried out at most once, and its answer never changes. One whose
