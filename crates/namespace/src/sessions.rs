@@ -70,9 +70,10 @@ pub fn list(
 /// Open sessions that may follow the change feed.
 pub fn following(kv: &dyn KvRead) -> KvResult<BTreeSet<SessionId>> {
     let table = rows::table(Table::Session);
-    let following = scan_rows(kv, &table, &prefix_end(&table), usize::MAX, |key, row: SessionRow| {
-        rows::last_u64(key).map(SessionId).filter(|_| row.follows)
-    })?;
+    let following =
+        scan_rows(kv, &table, &prefix_end(&table), usize::MAX, |key, row: SessionRow| {
+            rows::last_u64(key).map(SessionId).filter(|_| row.follows)
+        })?;
     Ok(following.into_iter().collect())
 }
 

@@ -12,9 +12,9 @@ use crate::services::{
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::limits::RPC_BYTES_MAX;
 use everhold_proto::rpc::{
-    self, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents, GetMap, GetNodeStatus,
-    GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT, Heartbeat, Hello,
-    ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX, ReadChanges,
+    self, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents, GetMap,
+    GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT, Heartbeat,
+    Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX, ReadChanges,
     RegisterDisk, RegisterNode, RenewSession, ReportBad, ReportLost, ReportRepaired,
     ReportUnreachable, RetireLearner, Rpc, TablePage,
 };

@@ -161,7 +161,11 @@ impl Node {
             return Err(self.not_leader());
         }
         if !following.is_empty() {
-            tracing::info!(term, sessions = following.len(), "answers wait for the caches that follow");
+            tracing::info!(
+                term,
+                sessions = following.len(),
+                "answers wait for the caches that follow"
+            );
         }
         self.feed.begin(term, self.env.clock.now(), following);
         Ok(())

@@ -40,9 +40,7 @@ pub(crate) fn read(kv: &dyn KvRead, from: u64, limit: usize) -> KvResult<Page> {
             let next = last + 1;
             Ok(Page { records, next, reset: false, is_whole: next >= end })
         }
-        (None, _) if from == end => {
-            Ok(Page { records, next: from, reset: false, is_whole: true })
-        }
+        (None, _) if from == end => Ok(Page { records, next: from, reset: false, is_whole: true }),
         _ => Ok(reset),
     }
 }

@@ -8,9 +8,7 @@ use everhold_namespace as namespace;
 use everhold_proto::command::{Answer, Command};
 use everhold_proto::fs::ChangeRecord;
 use everhold_proto::kv::{KvRead, KvResult, get_row};
-use everhold_proto::limits::{
-    BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, SESSION_TTL_MS,
-};
+use everhold_proto::limits::{BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, SESSION_TTL_MS};
 use everhold_proto::rpc::{
     EndSession, Execute, Executed, Follow, Followed, GetMap, GotMap, OpenSession, OpenedSession,
     Queried, Query, ReadChanges, RenewSession,
@@ -137,7 +135,8 @@ impl Serve for Follow {
             // First the lease, then the records: a change in between waits for this cache.
             let lease = node.feed.grant(self.session, received);
             noticed.mark_unchanged();
-            let page = node.leading()?.read(|kv, _| feed::read(kv, self.from, self.limit as usize))?;
+            let page =
+                node.leading()?.read(|kv, _| feed::read(kv, self.from, self.limit as usize))?;
             let Page { records, next, reset, is_whole } = page;
             if reset || !records.is_empty() || node.env.clock.now() >= until {
                 let lease_ms = if is_whole { lease.as_millis() as u32 } else { 0 };
