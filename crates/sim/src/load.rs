@@ -64,12 +64,12 @@ impl Load {
             ended: Cell::new(0),
             unread: RefCell::new(None),
         });
-        for _ in 0..plan.clients {
+        for number in 0..plan.clients {
             let inner = inner.clone();
             let work: ClientWork = Rc::new(move |number, starts, client| {
                 Box::pin(work(inner.clone(), number, starts, client))
             });
-            world.add_client(plan.deadline, work);
+            world.add_client(plan.deadline, plan.followers >> number & 1 == 1, work);
         }
         let gone = inner.clone();
         world.when_client_dies(move |number, starts| {
@@ -101,7 +101,7 @@ impl Load {
         let inner = self.0.clone();
         let work: ClientWork =
             Rc::new(move |_, _, client| Box::pin(check_all(inner.clone(), client)));
-        world.add_client(CHECK_DEADLINE, work);
+        world.add_client(CHECK_DEADLINE, false, work);
     }
 
     pub(crate) fn has_checked(&self) -> bool {

@@ -17,6 +17,8 @@ pub struct Plan {
     pub shape: Shape,
     /// How many clients work.
     pub clients: usize,
+    /// Which of them keep a cache, one bit each.
+    pub followers: u8,
     /// How long an operation of a client tries.
     pub deadline: Duration,
     /// What they do, by turns.
@@ -62,6 +64,7 @@ impl Plan {
             deadline: Duration::from_secs(rng.random_range(4..15)),
             faults_for: Duration::from_secs(rng.random_range(25..70)),
             budget: Budget { kinds, pause },
+            followers: [0, 0, 0b0001, 0b0110, 0b1011, 0b1111][rng.random_range(0..6)],
         };
         if seed % BRAKE_EVERY == BRAKE_AT { plan.for_the_brake() } else { plan }
     }

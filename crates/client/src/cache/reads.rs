@@ -61,6 +61,11 @@ impl Client {
         }
     }
 
+    /// Whether it keeps a cache.
+    pub fn follows(&self) -> bool {
+        self.cache.is_some()
+    }
+
     /// How long an answer that the cache gives now may be used without asking again; zero: not at all.
     /// Whoever copies answers (a kernel) must let go of them after it, or on a call of [`crate::Invalidate`].
     pub fn cache_lease_left(&self) -> Duration {

@@ -17,6 +17,10 @@ enum Next {
     List,
 }
 
+/// How often a client with a cache looks at one file, and milliseconds between two looks, least and most.
+const LOOKS: u32 = 8;
+const LOOK_EVERY_MS: (u64, u64) = (0, 12);
+
 /// Weights of a workload of writes and reads.
 const FILES: [(u32, Next); 9] = [
     (28, Next::Put),
@@ -61,7 +65,21 @@ impl Worker {
             let next = self.choose(weights);
             let input = self.input(next, &names);
             self.ops.group(object, input).await;
+            self.watch(object, &names).await;
             self.pause().await;
+        }
+    }
+
+    /// A client with a cache looks at one file again and again: most answers come from its cache, while others
+    /// change the file.
+    async fn watch(&mut self, object: &ObjectId, names: &[FileName]) {
+        if !self.ops.client.follows() {
+            return;
+        }
+        let name = &names[self.rng.random_range(0..names.len())];
+        for _ in 0..LOOKS {
+            self.ops.group(object, GroupInput::Stat(name.clone())).await;
+            self.pause_within(LOOK_EVERY_MS).await;
         }
     }
 

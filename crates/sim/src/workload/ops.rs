@@ -7,6 +7,9 @@ use super::plan::{VALUE_BYTES_MIN, WorkloadPlan};
 use crate::history::*;
 use everhold_client::{Client, ClientError, CreateOptions};
 use everhold_proto::InodeId;
+use everhold_proto::fs::{Attr, FsError, Name};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// No file of a workload is larger.
@@ -22,6 +25,8 @@ pub struct Ops {
     pub(crate) recorder: Recorder,
     /// Whether these are the reads after all faults.
     pub(crate) is_final: bool,
+    /// Directories of objects, which stay for the whole run.
+    directories: Mutex<BTreeMap<ObjectId, InodeId>>,
 }
 
 impl Ops {
@@ -32,7 +37,8 @@ impl Ops {
         plan: Arc<WorkloadPlan>,
         recorder: Recorder,
     ) -> Self {
-        Ops { client, number, plan, recorder, is_final: false }
+        let directories = Mutex::default();
+        Ops { client, number, plan, recorder, is_final: false, directories }
     }
 
     /// A fresh value of this size.
@@ -113,7 +119,11 @@ impl Ops {
                 judge(renamed.map(|_attr| GroupOutput::Done))
             }
             GroupInput::Stat(name) => {
-                judge(client.stat(path(name)).await.map(|attr| GroupOutput::Size(attr.size)))
+                let attr = match client.follows() {
+                    true => self.cached_stat(object, name).await,
+                    false => client.stat(path(name)).await,
+                };
+                judge(attr.map(|attr| GroupOutput::Size(attr.size)))
             }
             GroupInput::List => {
                 let entries = client.list(self.plan.path(object, None)).await;
@@ -214,6 +224,19 @@ impl Ops {
             other => other,
         };
         self.end(token, judged, Output::Tree)
+    }
+
+    /// Attributes of a file in a directory that stays, from the cache if it may answer.
+    async fn cached_stat(&self, object: &ObjectId, name: &FileName) -> Result<Attr, ClientError> {
+        let known = self.directories.lock().get(object).copied();
+        let directory = match known {
+            Some(directory) => directory,
+            None => self.directory(object).await?,
+        };
+        self.directories.lock().insert(object.clone(), directory);
+        let name = Name::new(name.as_bytes().to_vec())?;
+        let found = self.client.cached_lookup(directory, &name).await?;
+        Ok(found.ok_or(FsError::NotFound)?)
     }
 
     /// The inode of an object's own directory.

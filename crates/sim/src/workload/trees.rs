@@ -152,6 +152,14 @@ impl Ops {
                 learned.extend(entries.iter().map(|(_, attr)| attr.clone()));
                 return Ok(TreeOutput::Entries(visible(entries, node)));
             }
+            // One step from a directory that stays may come from the cache.
+            TreeInput::Walk(path) if self.client.follows() && path.len() == 1 => {
+                let (parent, name) = entry(&Tag::INITIAL, &path[0])?;
+                let found = self.client.cached_lookup(parent, &name).await?;
+                let attr = found.ok_or(FsError::NotFound)?;
+                learned.push(attr.clone());
+                return Ok(TreeOutput::Node(node(&attr)));
+            }
             TreeInput::Walk(path) => {
                 let path = self.plan.path(object, Some(&path.join("/")));
                 let attr = self.client.lstat(path).await?;

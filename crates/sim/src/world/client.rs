@@ -23,6 +23,7 @@ pub(super) struct ClientHost {
     running: Cell<bool>,
     seeds: Vec<String>,
     deadline: Duration,
+    follow: bool,
     work: ClientWork,
 }
 
@@ -48,6 +49,7 @@ impl ClientHost {
             deadline: self.deadline,
             uid: 0,
             gid: 0,
+            follow: self.follow,
             ..ClientOptions::default()
         };
         let client = loop {
@@ -66,15 +68,16 @@ impl ClientHost {
 }
 
 impl World {
-    /// Adds a client that does `work`.
-    pub fn add_client(&mut self, deadline: Duration, work: ClientWork) {
+    /// Adds a client that does `work`, with a cache if it is to `follow` the change feed.
+    pub fn add_client(&mut self, deadline: Duration, follow: bool, work: ClientWork) {
         let number = self.clients.len();
         let name = format!("c{}", number + 1);
         let seed = self.shape.seed.wrapping_mul(37).wrapping_add(1000 + number as u64);
         let host = HostState::new(&name, seed, &self.connections, &self.oracle);
         let seeds = self.addresses();
         let (starts, running) = (Cell::new(0), Cell::new(true));
-        let client = Rc::new(ClientHost { host, number, starts, running, seeds, deadline, work });
+        let client = ClientHost { host, number, starts, running, seeds, deadline, follow, work };
+        let client = Rc::new(client);
         let software = client.clone();
         self.sim.host(name, move || software.clone().run());
         self.clients.push(client);
