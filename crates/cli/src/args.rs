@@ -49,6 +49,13 @@ pub(crate) enum Command {
     /// Work with files in the cluster
     #[command(subcommand)]
     Fs(FsCommand),
+    /// Mount the cluster as a file system of this machine (Linux, FUSE)
+    Mount(MountArgs),
+    /// Unmount: what was written is committed first
+    Umount {
+        /// The mount point
+        path: PathBuf,
+    },
     /// State of the cluster: nodes, leader, redundancy, findings
     Status,
     /// Nodes: list, start, stop, maintenance
@@ -112,6 +119,66 @@ pub(crate) struct ServerArgs {
     /// Worker threads; without it, one per core
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+}
+
+/// `everhold mount`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct MountArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<MountCommand>,
+    #[command(flatten)]
+    pub(crate) here: MountHere,
+}
+
+/// Mounts of this machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MountCommand {
+    /// Mounts of this machine, and whether they work
+    Ls,
+    /// Counts and times of each operation of a mount
+    Stats {
+        /// The mount point
+        path: PathBuf,
+    },
+}
+
+/// One mount.
+#[derive(Debug, Args)]
+pub(crate) struct MountHere {
+    /// The directory to mount on
+    #[arg(required = true)]
+    pub(crate) path: Option<PathBuf>,
+    /// Stay in the foreground, until Ctrl-C or `umount`
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Where the log of a mount in the background goes
+    #[arg(long, value_name = "FILE", conflicts_with = "foreground")]
+    pub(crate) log: Option<PathBuf>,
+    /// Refuse changes
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Only for the user who mounts; else for everybody, by the files' permissions
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Ignore device nodes and set-id bits
+    #[arg(long)]
+    pub(crate) no_dev_suid: bool,
+    /// What an operation does when the cluster does not answer: wait (up to 15 minutes) or fail after 30 s
+    #[arg(long, value_enum, default_value_t = OnLossArg::Wait)]
+    pub(crate) on_loss: OnLossArg,
+    /// Threads that take requests from the kernel
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) threads: u16,
+}
+
+/// See [`everhold_fuse::OnLoss`].
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum OnLossArg {
+    /// Wait.
+    Wait,
+    /// Fail with an error.
+    Error,
 }
 
 /// `everhold up`.

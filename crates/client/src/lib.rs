@@ -28,7 +28,7 @@ pub mod wire;
 pub use buffers::{Buffer, Buffers};
 pub use client::{Client, ClientOptions};
 pub use error::{ClientError, Result};
-pub use file::{CreateOptions, FileReader, FileWriter};
+pub use file::{CreateOptions, FileReader, FileWriter, OpenFile};
 pub use stats::{OperationStats, StatsSnapshot};
 pub use transfer::{Progress, Totals, TransferOptions, TransferReport};
 pub use tree::{Entry, Resolved};

@@ -1,0 +1,13 @@
+//! What each request does.
+
+mod attributes;
+mod directories;
+mod files;
+mod names;
+mod space;
+mod xattrs;
+
+pub(crate) use directories::Listing;
+pub(crate) use files::Opened;
+pub(crate) use space::{STAT_UNIT, Space};
+pub(crate) use xattrs::Sized;

@@ -1,0 +1,130 @@
+//! Opening, reading, writing, closing.
+
+use crate::edge::Edge;
+use crate::failure::Outcome;
+use crate::files::Handle;
+use bytes::Bytes;
+use everhold_proto::InodeId;
+use everhold_proto::fs::{Attr, FsError, FsOp, Name, NewKind, Owner, SetAttr};
+use fuser::{Errno, FopenFlags, WriteFlags};
+use std::sync::Arc;
+
+/// What the kernel is told of an opening.
+pub(crate) struct Opened {
+    pub(crate) attr: Attr,
+    pub(crate) handle: u64,
+    pub(crate) flags: FopenFlags,
+}
+
+impl Edge {
+    pub(crate) async fn open(self: Arc<Self>, inode: InodeId, flags: i32) -> Outcome<Opened> {
+        let file = self.files.of_or_new(inode);
+        let attr = if flags & libc::O_TRUNC != 0 {
+            let set = SetAttr { size: Some(0), ..SetAttr::default() };
+            self.clone().setattr(inode, set).await?
+        } else {
+            file.flush().await?;
+            file.look().await?
+        };
+        Ok(self.opened(file, attr, flags))
+    }
+
+    pub(crate) async fn create(
+        self: Arc<Self>,
+        parent: InodeId,
+        name: Name,
+        owner: Owner,
+        flags: i32,
+    ) -> Outcome<Opened> {
+        let kind = NewKind::File;
+        let create = FsOp::Create { parent, name: name.clone(), kind, owner, open: false };
+        match self.client.execute_attr(create).await {
+            Ok(attr) => {
+                let file = self.files.of_or_new(attr.inode);
+                file.is_new(&attr);
+                Ok(self.opened(file, attr, flags))
+            }
+            // Somebody else was faster, and both are content with that.
+            Err(e) if e.is_exists() && flags & libc::O_EXCL == 0 => {
+                let attr = self.client.lookup(parent, name).await?;
+                if attr.kind != everhold_proto::fs::FileKind::File {
+                    return Err(Errno::EEXIST.into());
+                }
+                let opened = self.open(attr.inode, flags).await?;
+                Ok(Opened { attr, ..opened })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn opened(&self, file: Arc<everhold_client::OpenFile>, attr: Attr, flags: i32) -> Opened {
+        let mut how = FopenFlags::empty();
+        let writes_only = flags & libc::O_ACCMODE == libc::O_WRONLY;
+        let had = self.files.saw(&attr);
+        if flags & libc::O_DIRECT != 0 || flags & libc::O_APPEND != 0 || writes_only {
+            // Pages of what is only written would be copied for nothing, and what is appended gets its
+            // offset from the cluster.
+            how |= FopenFlags::FOPEN_DIRECT_IO;
+        } else if had {
+            how |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        Opened { attr, handle: self.files.open(file), flags: how }
+    }
+
+    pub(crate) fn handle(&self, number: u64) -> Outcome<Arc<Handle>> {
+        Ok(self.files.handle(number).ok_or(Errno::EBADF)?)
+    }
+
+    pub(crate) async fn read(
+        self: Arc<Self>,
+        handle: u64,
+        offset: u64,
+        size: u32,
+    ) -> Outcome<Bytes> {
+        Ok(self.handle(handle)?.file.read(offset, size as usize).await?)
+    }
+
+    pub(crate) async fn write(
+        self: Arc<Self>,
+        handle: u64,
+        offset: u64,
+        data: Bytes,
+        flags: i32,
+        how: WriteFlags,
+    ) -> Outcome<u32> {
+        let handle = self.handle(handle)?;
+        let count = data.len() as u32;
+        let from_pages = how.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if flags & libc::O_APPEND != 0 && !from_pages {
+            let attr = handle.file.append(data).await?;
+            self.files.saw(&attr);
+            return Ok(count);
+        }
+        handle.file.write(offset, &data).await?;
+        if flags & (libc::O_SYNC | libc::O_DSYNC) != 0 {
+            handle.file.flush().await?;
+        }
+        Ok(count)
+    }
+
+    /// Commits what was written: on `close` (each of them) and on `fsync`.
+    pub(crate) async fn flush(self: Arc<Self>, handle: u64) -> Outcome<()> {
+        Ok(self.handle(handle)?.file.flush().await?)
+    }
+
+    /// The last descriptor is gone. Programs do not learn of an error here; they did at `close`.
+    pub(crate) async fn release(self: Arc<Self>, handle: u64) -> Outcome<()> {
+        let (handle, registered) = self.files.close(handle).ok_or(Errno::EBADF)?;
+        let inode = handle.file.inode();
+        let flushed = handle.file.flush().await;
+        if let Err(e) = flushed
+            && !matches!(e.fs(), Some(FsError::NotFound))
+        {
+            tracing::error!(%inode, error = %e, "written bytes were not committed at the last close");
+        }
+        if registered && let Err(e) = self.client.execute(FsOp::Release { inode }).await {
+            tracing::debug!(%inode, error = %e, "a registered opening was not taken back");
+        }
+        Ok(())
+    }
+}
