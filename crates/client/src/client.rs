@@ -169,9 +169,9 @@ impl Client {
         Ok(self.ask_leader(request, self.deadline(), &mut doubt).await?)
     }
 
-    /// Owner and mode of something new.
+    /// Owner and mode of something new; the mode is taken as it is.
     pub fn owner(&self, mode: u32) -> Owner {
-        Owner { uid: self.options.uid, gid: self.options.gid, mode }
+        Owner { uid: self.options.uid, gid: self.options.gid, mode, umask: 0 }
     }
 
     /// The deadline of an operation that starts now.

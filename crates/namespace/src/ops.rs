@@ -40,7 +40,7 @@ pub(crate) fn perform(tree: &mut Tree<'_, '_>, op: &FsOp) -> Outcome<FsReply> {
         }
         FsOp::Punch { inode, offset, length } => write::punch(tree, *inode, *offset, *length),
         FsOp::Link { inode, parent, name } => names::link(tree, *inode, entry(parent, name)),
-        FsOp::Unlink { parent, name } => names::unlink(tree, entry(parent, name)),
+        FsOp::Unlink { parent, name, linger: _ } => names::unlink(tree, entry(parent, name)),
         FsOp::Rmdir { parent, name } => names::rmdir(tree, entry(parent, name)),
         FsOp::Rename { parent, name, new_parent, new_name, mode } => {
             rename::rename(tree, entry(parent, name), entry(new_parent, new_name), *mode)
@@ -50,5 +50,9 @@ pub(crate) fn perform(tree: &mut Tree<'_, '_>, op: &FsOp) -> Outcome<FsReply> {
         FsOp::RemoveXattr { inode, name } => xattr::remove(tree, *inode, name),
         FsOp::Open { inode } => handles::open(tree, *inode),
         FsOp::Release { inode } => handles::release(tree, *inode),
+        FsOp::CloneRange { .. }
+        | FsOp::CreateUnnamed { .. }
+        | FsOp::Lock { .. }
+        | FsOp::Unlock { .. } => Err(everhold_proto::fs::FsError::NotPermitted.into()),
     }
 }

@@ -55,6 +55,10 @@ fn answer(kv: &dyn KvRead, question: &FsQuery) -> Outcome<FsAnswer> {
             Ok(FsAnswer::Value(value.ok_or(FsError::NoAttribute)?))
         }
         FsQuery::ListXattr { inode } => list_xattr(kv, *inode),
+        FsQuery::TestLock { inode, .. } => {
+            load(kv, *inode)?;
+            Ok(FsAnswer::Lock(None))
+        }
         FsQuery::Usage => Ok(FsAnswer::Usage(usage(kv)?)),
     }
 }

@@ -1,7 +1,7 @@
 //! Rows and keys of the namespace's tables; see `everhold_proto::tables` for the whole key space.
 
 use bytes::Bytes;
-use everhold_proto::fs::{Attr, Extent, FileKind, FsError, FsReply, Name, Source};
+use everhold_proto::fs::{Attr, Consistency, Extent, FileKind, FsError, FsReply, Name, Source};
 use everhold_proto::ids::*;
 use everhold_proto::kv::{KvRead, KvResult, get_row};
 use everhold_proto::tables::{Key, Table};
@@ -26,6 +26,7 @@ pub(crate) struct InodeRow {
     pub(crate) rdev: u64,
     pub(crate) version: u64,
     pub(crate) policy: PolicyId,
+    pub(crate) consistency: Consistency,
     /// Number of extended attributes.
     pub(crate) xattrs: u32,
     /// Of a directory: the one that holds it (the root's is the root).
@@ -67,6 +68,7 @@ impl InodeRow {
             rdev: self.rdev,
             version: self.version,
             policy: self.policy,
+            consistency: self.consistency,
         }
     }
 

@@ -10,7 +10,9 @@ use crate::rows::{self, DentryRow, InodeRow};
 use bytes::Bytes;
 use everhold_cluster::table;
 use everhold_proto::apply::Apply;
-use everhold_proto::fs::{Attr, ChangeKind, ChangeRecord, FileKind, FsError, Name, Owner};
+use everhold_proto::fs::{
+    Attr, ChangeKind, ChangeRecord, Consistency, FileKind, FsError, Name, Owner,
+};
 use everhold_proto::ids::*;
 use everhold_proto::kv::{self, KvResult, put_row};
 use everhold_proto::units::Timestamp;
@@ -80,10 +82,8 @@ pub(crate) fn run<T>(
 
 /// Makes the root directory of a new cluster; its data follows the default policy.
 pub fn create_root(ctx: &mut Apply<'_>) -> KvResult<()> {
-    let row = InodeRow {
-        nlink: 2,
-        ..new_row(FileKind::Directory, Owner { uid: 0, gid: 0, mode: 0o755 }, ctx.stamp.wall)
-    };
+    let owner = Owner { uid: 0, gid: 0, mode: 0o755, umask: 0 };
+    let row = InodeRow { nlink: 2, ..new_row(FileKind::Directory, owner, ctx.stamp.wall) };
     put_row(ctx.kv, &rows::inode(InodeId::ROOT), &row)?;
     ctx.header.next_inode = InodeId::ROOT.0 + 1;
     ctx.header.next_change = ctx.header.next_change.max(1);
@@ -107,6 +107,7 @@ fn new_row(kind: FileKind, owner: Owner, now: Timestamp) -> InodeRow {
         rdev: 0,
         version: 1,
         policy: PolicyId::default(),
+        consistency: Consistency::default(),
         xattrs: 0,
         parent: InodeId::ROOT,
         target: Bytes::new(),
@@ -199,6 +200,7 @@ impl Tree<'_, '_> {
         let mut row = new_row(kind, owner, self.now());
         let directory = self.directory(parent)?;
         row.policy = directory.policy;
+        row.consistency = directory.consistency;
         if directory.mode & SETGID != 0 {
             row.gid = directory.gid;
             row.mode |= if kind == FileKind::Directory { SETGID } else { 0 };

@@ -100,7 +100,7 @@ impl Client {
         let place = Place {
             parent,
             name,
-            owner: Owner { uid, gid, mode: options.mode },
+            owner: Owner { uid, gid, mode: options.mode, umask: 0 },
             replace: options.replace,
             mtime: options.mtime.map_or(TimeOrNow::Now, TimeOrNow::At),
             policy,
@@ -351,7 +351,7 @@ impl Drop for FileWriter {
             return;
         }
         let (client, parent) = (self.client.clone(), self.place.parent);
-        let unlink = FsOp::Unlink { parent, name: name.clone() };
+        let unlink = FsOp::Unlink { parent, name: name.clone(), linger: false };
         self.client.env.tasks.detach(async move {
             if let Err(e) = client.execute(unlink).await {
                 tracing::warn!(%name, error = %e, "an unfinished file could not be removed");

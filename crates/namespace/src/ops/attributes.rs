@@ -27,6 +27,7 @@ pub(super) fn set(tree: &mut Tree<'_, '_>, inode: InodeId, set: &SetAttr) -> Out
     row.mode = set.mode.map_or(row.mode, |mode| mode & MODE_MASK);
     row.atime = set.atime.map_or(row.atime, time);
     row.mtime = set.mtime.map_or(row.mtime, time);
+    row.consistency = set.consistency.unwrap_or(row.consistency);
     let kind = if set.size.is_some() { ChangeKind::Write } else { ChangeKind::Attributes };
     tree.record(kind, inode, None, None)?;
     Ok(FsReply::Attr(tree.attr(inode)?))

@@ -40,7 +40,7 @@ fn overwrite_cuts_an_extent_in_two() {
     assert_eq!((row.references, row.live_bytes), (2, 80));
     assert_eq!(world.read(inode), [vec![1; 40], vec![2; 20], vec![1; 40]].concat());
     assert_eq!(world.attr(inode).unwrap().allocated, 100);
-    world.done(FsOp::Unlink { parent: ROOT, name: name("f") });
+    world.done(FsOp::Unlink { parent: ROOT, name: name("f"), linger: false });
     assert_eq!(block_row(&world, &block).unwrap().references, 0);
     invariants::check(&world);
 }
@@ -85,7 +85,7 @@ fn appends_are_merged() {
 fn unlink_of_a_fragmented_file_is_reaped() {
     let mut world = World::new();
     let inode = fragmented(&mut world, "f", 50);
-    world.done(FsOp::Unlink { parent: ROOT, name: name("f") });
+    world.done(FsOp::Unlink { parent: ROOT, name: name("f"), linger: false });
     assert_eq!(world.attr(inode), Err(FsError::NotFound));
     assert_eq!(crate::usage(&world.kv).unwrap(), Usage { inodes: 1, bytes: 0 });
     invariants::check(&world);
@@ -147,7 +147,7 @@ fn live_blocks_are_shared() {
         assert_eq!(world.commit(second, content), Err(FsError::Invalid));
     }
     for file in ["f", "g"] {
-        world.done(FsOp::Unlink { parent: ROOT, name: name(file) });
+        world.done(FsOp::Unlink { parent: ROOT, name: name(file), linger: false });
     }
     assert_eq!(world.attr(first), Err(FsError::NotFound));
     let third = world.create(ROOT, "h", NewKind::File);

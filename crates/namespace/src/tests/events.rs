@@ -224,7 +224,7 @@ impl Run {
                 FsOp::Link { inode: self.inode(*inode), parent: self.dir(*dir), name: name(*n) }
             }
             Event::Unlink { dir, name: n } => {
-                FsOp::Unlink { parent: self.dir(*dir), name: name(*n) }
+                FsOp::Unlink { parent: self.dir(*dir), name: name(*n), linger: false }
             }
             Event::Rmdir { dir, name: n } => FsOp::Rmdir { parent: self.dir(*dir), name: name(*n) },
             Event::Rename { dir, name: n, to_dir, to_name, mode } => FsOp::Rename {

@@ -256,7 +256,7 @@ impl Model {
                 self.node(*inode)?.nlink += 1;
                 self.enter(*parent, name, *inode);
             }
-            FsOp::Unlink { parent, name } => {
+            FsOp::Unlink { parent, name, linger: false } => {
                 let id = self.lookup(*parent, name)?.ok_or(FsError::NotFound)?;
                 if self.nodes[&id].is_directory() {
                     return Err(FsError::IsDirectory);
@@ -308,6 +308,7 @@ impl Model {
                     self.free_if_unused(*inode);
                 }
             }
+            _ => return Err(FsError::NotPermitted),
         }
         Ok(())
     }

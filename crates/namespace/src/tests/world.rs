@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 pub(super) const ROOT: InodeId = InodeId::ROOT;
 pub(super) const PG: PgId = PgId(1);
-pub(super) const OWNER: Owner = Owner { uid: 7, gid: 8, mode: 0o644 };
+pub(super) const OWNER: Owner = Owner { uid: 7, gid: 8, mode: 0o644, umask: 0 };
 
 pub(super) fn name(text: &str) -> Name {
     Name::new(text.as_bytes().to_vec()).unwrap()
