@@ -6,7 +6,9 @@ use bytes::Bytes;
 use everhold_proto::fs::*;
 use everhold_proto::ids::*;
 use everhold_proto::kv::get_row;
-use everhold_proto::limits::{COMMIT_EXTENTS_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX};
+use everhold_proto::limits::{
+    COMMIT_EXTENTS_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX, UNLINKED_LINGER_MS,
+};
 use everhold_proto::table::{BlockRow, NewBlock, Refusal};
 use everhold_proto::tables;
 
@@ -292,6 +294,8 @@ fn put_replaces_atomically() {
     assert_eq!((world.read(old), world.read(new)), (b"old".to_vec(), b"new!".to_vec()));
     assert_eq!(world.attr(old).unwrap().nlink, 0);
     world.done(FsOp::Release { inode: old });
+    world.waited_ms += UNLINKED_LINGER_MS;
+    world.reap(10);
     assert_eq!(world.attr(old), Err(FsError::NotFound));
     world.create(ROOT, "d", NewKind::Directory);
     world.create(ROOT, "l", NewKind::Symlink(Bytes::from_static(b"f")));
