@@ -175,7 +175,7 @@ impl Client {
     }
 
     /// The deadline of an operation that starts now.
-    pub(crate) fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Instant {
         self.env.clock.now() + self.options.deadline
     }
 

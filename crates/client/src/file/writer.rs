@@ -131,7 +131,7 @@ impl Client {
     }
 
     /// Policy of what is created in `parent`.
-    pub(crate) async fn policy_of(self: &Arc<Self>, parent: InodeId) -> Result<PolicyId> {
+    pub async fn policy_of(self: &Arc<Self>, parent: InodeId) -> Result<PolicyId> {
         if self.view.map().policies.len() <= 1 {
             return Ok(PolicyId(0)); // nothing to choose: saves a question for each file
         }
