@@ -1,7 +1,8 @@
 //! The command line: what there is to say, and nothing about how it is done. Raw flags become
 //! validated values here, so that the commands never see a text that is not a size or an id.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use everhold_proto::fs::Consistency;
 use everhold_proto::{ByteSize, NodeId};
 use std::path::PathBuf;
 
@@ -19,6 +20,24 @@ const AFTER_HELP: &str = "\
 Start with `everhold up`, then `everhold fs put FILE /FILE` in another terminal.
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 cluster unreachable, 5 busy or timed out,
 6 data corrupt or lost, 7 no space, 8 exists or changed meanwhile, 9 foreign cluster or format, 130 interrupted.";
+
+/// The strategies as they are called on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConsistencyArg {
+    Strict,
+    CloseToOpen,
+    Relaxed,
+}
+
+impl From<ConsistencyArg> for Consistency {
+    fn from(arg: ConsistencyArg) -> Self {
+        match arg {
+            ConsistencyArg::Strict => Consistency::Strict,
+            ConsistencyArg::CloseToOpen => Consistency::CloseToOpen,
+            ConsistencyArg::Relaxed => Consistency::Relaxed,
+        }
+    }
+}
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
@@ -410,6 +429,16 @@ pub(crate) enum FsCommand {
         target: String,
         /// The new name
         link: String,
+    },
+    /// Set how mounts may cache files and what is created in directories from now on
+    Set {
+        /// strict: every read sees what was written before; close-to-open: whoever opens sees what was
+        /// closed before; relaxed: answers may be a little old
+        #[arg(long, value_enum)]
+        consistency: ConsistencyArg,
+        /// Which
+        #[arg(required = true)]
+        paths: Vec<String>,
     },
     /// Space used by files and trees
     Du {

@@ -176,13 +176,13 @@ impl Client {
         Ok(self.ask_leader(request, self.deadline(), &mut doubt).await?)
     }
 
-    /// Owner and mode of something new.
+    /// Owner and mode of something new; the mode is taken as it is.
     pub fn owner(&self, mode: u32) -> Owner {
-        Owner { uid: self.options.uid, gid: self.options.gid, mode }
+        Owner { uid: self.options.uid, gid: self.options.gid, mode, umask: 0 }
     }
 
     /// The deadline of an operation that starts now.
-    pub(crate) fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Instant {
         self.env.clock.now() + self.options.operation_deadline.unwrap_or(self.options.deadline)
     }
 

@@ -18,6 +18,7 @@ mod file;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
+mod inode;
 mod meta;
 mod session;
 mod stats;

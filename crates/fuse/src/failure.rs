@@ -69,6 +69,8 @@ fn of_tree(e: &FsError) -> Errno {
         FsError::NoSpace => Errno::ENOSPC,
         FsError::NoAttribute => Errno::ENODATA,
         FsError::Stale { .. } => Errno::ESTALE,
+        FsError::Locked => Errno::EAGAIN,
+        FsError::NoLocks => Errno::ENOLCK,
         FsError::BlocksRefused(_)
         | FsError::NoSession
         | FsError::MaybeApplied

@@ -5,9 +5,9 @@
 
 use everhold_client::{Client, OpenFile};
 use everhold_proto::InodeId;
-use everhold_proto::fs::{Attr, FsOp};
+use everhold_proto::fs::Attr;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ const SEEN_MAX: usize = 100_000;
 /// A handle of the kernel's.
 pub(crate) struct Handle {
     pub(crate) file: Arc<OpenFile>,
+    /// Each write is committed and each read is of the newest version.
+    pub(crate) strict: bool,
 }
 
 /// All open files of a mount.
@@ -36,6 +38,8 @@ struct Inner {
     by_inode: HashMap<InodeId, Opened>,
     /// The version that the kernel's pages are of.
     seen: HashMap<InodeId, u64>,
+    /// (file, owner) that may hold locks: all others have none to give up when they close.
+    locks: HashSet<(InodeId, u64)>,
 }
 
 struct Opened {
@@ -61,7 +65,7 @@ impl Files {
     }
 
     /// A new handle. `file` is what [`Files::of_or_new`] gave; another opening may have been faster.
-    pub(crate) fn open(&self, file: Arc<OpenFile>) -> u64 {
+    pub(crate) fn open(&self, file: Arc<OpenFile>, strict: bool) -> u64 {
         let mut inner = self.inner.lock();
         let opened = inner.by_inode.entry(file.inode()).or_insert_with(|| Opened {
             file,
@@ -70,7 +74,7 @@ impl Files {
             registered: false,
         });
         opened.handles += 1;
-        let handle = Handle { file: opened.file.clone() };
+        let handle = Handle { file: opened.file.clone(), strict };
         inner.next += 1;
         let number = inner.next;
         inner.handles.insert(number, Arc::new(handle));
@@ -108,6 +112,16 @@ impl Files {
         inner.seen.insert(attr.inode, attr.version) == Some(attr.version)
     }
 
+    /// Notes that an owner may hold locks on a file.
+    pub(crate) fn note_lock(&self, inode: InodeId, owner: u64) {
+        self.inner.lock().locks.insert((inode, owner));
+    }
+
+    /// Whether an owner may hold locks on a file; it gives them up now.
+    pub(crate) fn take_lock(&self, inode: InodeId, owner: u64) -> bool {
+        self.inner.lock().locks.remove(&(inode, owner))
+    }
+
     /// Commits what has waited long and registers openings that last. To be called about once a second.
     pub(crate) async fn tend(&self) {
         let now = Instant::now();
@@ -128,7 +142,7 @@ impl Files {
             file.flush_behind().await;
         }
         for inode in lasting {
-            if let Err(e) = self.client.execute(FsOp::Open { inode }).await {
+            if let Err(e) = self.client.open_handle(inode).await {
                 tracing::debug!(%inode, error = %e, "an open file was not registered");
                 if let Some(opened) = self.inner.lock().by_inode.get_mut(&inode) {
                     opened.registered = false;

@@ -3,11 +3,11 @@
 use crate::convert;
 use crate::edge::Edge;
 use crate::failure::Outcome;
-use crate::ops::{Listing, Opened, STAT_UNIT, Sized};
+use crate::ops::{Listing, LockRequest, Opened, STAT_UNIT, Sized, lock_range};
 use crate::stats::Op;
 use bytes::Bytes;
 use everhold_proto::InodeId;
-use everhold_proto::fs::{Attr, NewKind, Owner, SetAttr};
+use everhold_proto::fs::{Attr, LockInfo, LockKind, NewKind, Owner, SetAttr};
 use fuser::*;
 use std::ffi::OsStr;
 use std::io;
@@ -95,7 +95,7 @@ macro_rules! name {
 }
 
 fn owner(req: &Request, mode: u32, umask: u32) -> Owner {
-    Owner { uid: req.uid(), gid: req.gid(), mode: mode & 0o7777 & !umask }
+    Owner { uid: req.uid(), gid: req.gid(), mode: mode & 0o7777, umask: umask & 0o777 }
 }
 
 fn bytes(name: &OsStr) -> Bytes {
@@ -111,7 +111,11 @@ impl Filesystem for Kernel {
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
-            | InitFlags::FUSE_EXPORT_SUPPORT;
+            | InitFlags::FUSE_EXPORT_SUPPORT
+            | InitFlags::FUSE_POSIX_ACL
+            | InitFlags::FUSE_POSIX_LOCKS
+            | InitFlags::FUSE_FLOCK_LOCKS
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         // What an older kernel lacks, it does without.
         for flag in wanted.iter() {
             if config.add_capabilities(flag).is_err() {
@@ -161,6 +165,7 @@ impl Filesystem for Kernel {
             size,
             atime: atime.map(convert::time_or_now),
             mtime: mtime.map(convert::time_or_now),
+            consistency: None,
         };
         let inode = convert::inode(ino);
         self.serve_attr(Op::SetAttr, reply, |edge| edge.setattr(inode, set));
@@ -332,10 +337,10 @@ impl Filesystem for Kernel {
         _req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
-        _lock_owner: LockOwner,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.serve_empty(Op::Flush, reply, |edge| edge.flush(fh.0));
+        self.serve_empty(Op::Flush, reply, |edge| edge.flush(fh.0, lock_owner.0));
     }
 
     fn release(
@@ -344,11 +349,12 @@ impl Filesystem for Kernel {
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_empty(Op::Release, reply, |edge| edge.release(fh.0));
+        let flock = lock_owner.map(|owner| owner.0);
+        self.serve_empty(Op::Release, reply, |edge| edge.release(fh.0, flock));
     }
 
     fn fsync(
@@ -359,7 +365,7 @@ impl Filesystem for Kernel {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_empty(Op::Fsync, reply, |edge| edge.flush(fh.0));
+        self.serve_empty(Op::Fsync, reply, |edge| edge.fsync(fh.0));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -492,6 +498,73 @@ impl Filesystem for Kernel {
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (inode, name) = (convert::inode(ino), bytes(name));
         self.serve_empty(Op::RemoveXattr, reply, |edge| edge.removexattr(inode, name));
+    }
+
+    fn getlk(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let (inode, owner, range) = (convert::inode(ino), lock_owner.0, lock_range(start, end));
+        let asked = LockRequest { inode, owner, range, kind: typ, pid };
+        let answer = move |result: Result<Option<LockInfo>, Errno>| match result {
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Ok(Some(lock)) => {
+                let kind = match lock.kind {
+                    LockKind::Read => libc::F_RDLCK,
+                    LockKind::Write => libc::F_WRLCK,
+                };
+                reply.locked(lock.start, lock.end.min(i64::MAX as u64), kind, lock.pid);
+            }
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::GetLock, |edge| edge.getlk(asked), answer);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        _pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (inode, owner, range) = (convert::inode(ino), lock_owner.0, lock_range(start, end));
+        let asked = LockRequest { inode, owner, range, kind: typ, pid: req.pid() };
+        self.serve_empty(Op::SetLock, reply, |edge| edge.setlk(asked, sleep));
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        let answer = move |result: Result<u32, Errno>| match result {
+            Ok(count) => reply.written(count),
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::Copy, |edge| edge.copy(from, to, len), answer);
     }
 
     fn fallocate(

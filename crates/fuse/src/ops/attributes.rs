@@ -3,7 +3,7 @@
 use crate::edge::Edge;
 use crate::failure::Outcome;
 use everhold_proto::InodeId;
-use everhold_proto::fs::{Attr, FsOp, SetAttr};
+use everhold_proto::fs::{Attr, SetAttr};
 use std::sync::Arc;
 
 impl Edge {
@@ -22,7 +22,7 @@ impl Edge {
         if let Some(file) = &file {
             file.flush().await?;
         }
-        let attr = self.client.execute_attr(FsOp::SetAttr { inode, set }).await?;
+        let attr = self.client.set_attr_of(inode, set).await?;
         if let Some(file) = &file {
             file.changed();
         }

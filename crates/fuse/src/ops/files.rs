@@ -5,7 +5,7 @@ use crate::failure::Outcome;
 use crate::files::Handle;
 use bytes::Bytes;
 use everhold_proto::InodeId;
-use everhold_proto::fs::{Attr, FsError, FsOp, Name, NewKind, Owner, SetAttr};
+use everhold_proto::fs::{Attr, Consistency, FileKind, FsError, Name, NewKind, Owner, SetAttr};
 use fuser::{Errno, FopenFlags, WriteFlags};
 use std::sync::Arc;
 
@@ -37,8 +37,8 @@ impl Edge {
         flags: i32,
     ) -> Outcome<Opened> {
         let kind = NewKind::File;
-        let create = FsOp::Create { parent, name: name.clone(), kind, owner, open: false };
-        match self.client.execute_attr(create).await {
+        let created = self.client.create_node(parent, name.clone(), kind, owner, false).await;
+        match created {
             Ok(attr) => {
                 let file = self.files.of_or_new(attr.inode);
                 file.is_new(&attr);
@@ -47,7 +47,7 @@ impl Edge {
             // Somebody else was faster, and both are content with that.
             Err(e) if e.is_exists() && flags & libc::O_EXCL == 0 => {
                 let attr = self.client.lookup(parent, name).await?;
-                if attr.kind != everhold_proto::fs::FileKind::File {
+                if attr.kind != FileKind::File {
                     return Err(Errno::EEXIST.into());
                 }
                 let opened = self.open(attr.inode, flags).await?;
@@ -61,14 +61,15 @@ impl Edge {
         let mut how = FopenFlags::empty();
         let writes_only = flags & libc::O_ACCMODE == libc::O_WRONLY;
         let had = self.files.saw(&attr);
-        if flags & libc::O_DIRECT != 0 || flags & libc::O_APPEND != 0 || writes_only {
-            // Pages of what is only written would be copied for nothing, and what is appended gets its
-            // offset from the cluster.
+        let strict = attr.consistency == Consistency::Strict;
+        if strict || flags & libc::O_DIRECT != 0 || flags & libc::O_APPEND != 0 || writes_only {
+            // Pages of what is only written would be copied for nothing, what is appended gets its offset
+            // from the cluster, and strict reads ask it each time.
             how |= FopenFlags::FOPEN_DIRECT_IO;
         } else if had {
             how |= FopenFlags::FOPEN_KEEP_CACHE;
         }
-        Opened { attr, handle: self.files.open(file), flags: how }
+        Opened { attr, handle: self.files.open(file, strict), flags: how }
     }
 
     pub(crate) fn handle(&self, number: u64) -> Outcome<Arc<Handle>> {
@@ -81,7 +82,11 @@ impl Edge {
         offset: u64,
         size: u32,
     ) -> Outcome<Bytes> {
-        Ok(self.handle(handle)?.file.read(offset, size as usize).await?)
+        let handle = self.handle(handle)?;
+        if handle.strict {
+            handle.file.changed();
+        }
+        Ok(handle.file.read(offset, size as usize).await?)
     }
 
     pub(crate) async fn write(
@@ -101,19 +106,27 @@ impl Edge {
             return Ok(count);
         }
         handle.file.write(offset, &data).await?;
-        if flags & (libc::O_SYNC | libc::O_DSYNC) != 0 {
+        if handle.strict || flags & (libc::O_SYNC | libc::O_DSYNC) != 0 {
             handle.file.flush().await?;
         }
         Ok(count)
     }
 
-    /// Commits what was written: on `close` (each of them) and on `fsync`.
-    pub(crate) async fn flush(self: Arc<Self>, handle: u64) -> Outcome<()> {
+    /// Commits what was written.
+    pub(crate) async fn fsync(self: Arc<Self>, handle: u64) -> Outcome<()> {
         Ok(self.handle(handle)?.file.flush().await?)
     }
 
+    /// A `close`: commits what was written, and gives up the `fcntl` locks of the process.
+    pub(crate) async fn flush(self: Arc<Self>, handle: u64, owner: u64) -> Outcome<()> {
+        let file = self.handle(handle)?.file.clone();
+        let flushed = file.flush().await;
+        self.unlock_all(file.inode(), owner).await?;
+        Ok(flushed?)
+    }
+
     /// The last descriptor is gone. Programs do not learn of an error here; they did at `close`.
-    pub(crate) async fn release(self: Arc<Self>, handle: u64) -> Outcome<()> {
+    pub(crate) async fn release(self: Arc<Self>, handle: u64, flock: Option<u64>) -> Outcome<()> {
         let (handle, registered) = self.files.close(handle).ok_or(Errno::EBADF)?;
         let inode = handle.file.inode();
         let flushed = handle.file.flush().await;
@@ -122,7 +135,10 @@ impl Edge {
         {
             tracing::error!(%inode, error = %e, "written bytes were not committed at the last close");
         }
-        if registered && let Err(e) = self.client.execute(FsOp::Release { inode }).await {
+        if let Some(owner) = flock {
+            self.unlock_all(inode, owner).await?;
+        }
+        if registered && let Err(e) = self.client.release_handle(inode).await {
             tracing::debug!(%inode, error = %e, "a registered opening was not taken back");
         }
         Ok(())

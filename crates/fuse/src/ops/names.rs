@@ -4,9 +4,7 @@ use crate::convert;
 use crate::edge::Edge;
 use crate::failure::Outcome;
 use everhold_proto::InodeId;
-use everhold_proto::fs::{
-    Attr, FsAnswer, FsOp, FsQuery, FsReply, Name, NewKind, Owner, RenameMode,
-};
+use everhold_proto::fs::{Attr, Name, NewKind, Owner, RenameMode};
 use fuser::{Errno, RenameFlags};
 use std::sync::Arc;
 
@@ -22,15 +20,11 @@ impl Edge {
         kind: NewKind,
         owner: Owner,
     ) -> Outcome<Attr> {
-        let create = FsOp::Create { parent, name, kind, owner, open: false };
-        Ok(self.client.execute_attr(create).await?)
+        Ok(self.client.create_node(parent, name, kind, owner, false).await?)
     }
 
     pub(crate) async fn readlink(self: Arc<Self>, inode: InodeId) -> Outcome<bytes::Bytes> {
-        match self.client.query(FsQuery::ReadLink { inode }).await? {
-            FsAnswer::Target(target) => Ok(target),
-            _ => Err(Errno::EIO.into()),
-        }
+        Ok(self.client.readlink_inode(inode).await?)
     }
 
     pub(crate) async fn link(
@@ -39,16 +33,15 @@ impl Edge {
         parent: InodeId,
         name: Name,
     ) -> Outcome<Attr> {
-        let attr = self.client.execute_attr(FsOp::Link { inode, parent, name }).await?;
-        Ok(attr)
+        Ok(self.client.link(inode, parent, name).await?)
     }
 
     pub(crate) async fn unlink(self: Arc<Self>, parent: InodeId, name: Name) -> Outcome<()> {
-        done(self.client.execute(FsOp::Unlink { parent, name }).await?)
+        Ok(self.client.unlink(parent, name, true).await?)
     }
 
     pub(crate) async fn rmdir(self: Arc<Self>, parent: InodeId, name: Name) -> Outcome<()> {
-        done(self.client.execute(FsOp::Rmdir { parent, name }).await?)
+        Ok(self.client.rmdir(parent, name).await?)
     }
 
     pub(crate) async fn rename(
@@ -63,8 +56,7 @@ impl Edge {
             RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return Err(Errno::EINVAL.into()),
         };
-        let rename = FsOp::Rename { parent, name, new_parent, new_name, mode };
-        self.client.execute(rename).await?;
+        self.client.rename_in(parent, name, new_parent, new_name, mode).await?;
         Ok(())
     }
 
@@ -78,12 +70,5 @@ impl Edge {
     ) -> Outcome<Attr> {
         let kind = convert::node_kind(mode, rdev)?;
         self.create_node(parent, name, kind, owner).await
-    }
-}
-
-/// An answer without content.
-pub(crate) fn done(reply: FsReply) -> Outcome<()> {
-    match reply {
-        FsReply::Done | FsReply::Attr(_) => Ok(()),
     }
 }

@@ -1,6 +1,5 @@
 //! Space: `statfs`, `fallocate`, `SEEK_DATA` and `SEEK_HOLE`, `copy_file_range`.
 
-use super::names::done;
 use crate::edge::Edge;
 use crate::failure::Outcome;
 use everhold_proto::InodeId;
@@ -13,6 +12,9 @@ use std::sync::Arc;
 pub(crate) const STAT_UNIT: u64 = 4096;
 /// Inodes are bounded by nothing but space; `df -i` likes a number.
 const INODES_MAX: u64 = 1 << 40;
+
+/// Bytes that one request copies; programs ask again for the rest.
+const COPY_BYTES_MAX: u64 = 1 << 30;
 
 /// Totals for `statfs`, in [`STAT_UNIT`]s.
 pub(crate) struct Space {
@@ -53,8 +55,12 @@ impl Edge {
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
             // Space is not set aside: blocks are allocated when they are written, and a full cluster says so.
             0 => {}
-            libc::FALLOC_FL_PUNCH_HOLE if keeps => self.punch(inode, offset, length).await?,
-            libc::FALLOC_FL_ZERO_RANGE => self.punch(inode, offset, length).await?,
+            libc::FALLOC_FL_PUNCH_HOLE if keeps => {
+                self.client.punch(inode, offset, length).await?;
+            }
+            libc::FALLOC_FL_ZERO_RANGE => {
+                self.client.punch(inode, offset, length).await?;
+            }
             _ => return Err(Errno::EOPNOTSUPP.into()),
         }
         if !keeps {
@@ -71,8 +77,26 @@ impl Edge {
         Ok(())
     }
 
-    async fn punch(&self, inode: InodeId, offset: u64, length: u64) -> Outcome<()> {
-        done(self.client.execute(FsOp::Punch { inode, offset, length }).await?)
+    /// Lets a range of one file share the blocks of a range of another. Says how many bytes: fewer at the
+    /// end of the source.
+    pub(crate) async fn copy(
+        self: Arc<Self>,
+        (from, from_offset): (u64, u64),
+        (to, to_offset): (u64, u64),
+        length: u64,
+    ) -> Outcome<u32> {
+        let (source, target) = (self.handle(from)?.file.clone(), self.handle(to)?.file.clone());
+        source.flush().await?;
+        target.flush().await?;
+        let size = self.client.attr(source.inode()).await?.size;
+        let length = length.min(size.saturating_sub(from_offset)).min(COPY_BYTES_MAX);
+        if length == 0 {
+            return Ok(0);
+        }
+        let (source, inode) = (source.inode(), target.inode());
+        self.client.clone_range(source, from_offset, length, inode, to_offset).await?;
+        target.changed();
+        Ok(length as u32)
     }
 
     /// The next data or hole at or after an offset.

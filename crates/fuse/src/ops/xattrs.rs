@@ -1,11 +1,10 @@
 //! Extended attributes. Who may use which is checked by the kernel.
 
-use super::names::done;
 use crate::edge::Edge;
 use crate::failure::Outcome;
 use bytes::Bytes;
 use everhold_proto::InodeId;
-use everhold_proto::fs::{FsAnswer, FsOp, FsQuery, XattrMode};
+use everhold_proto::fs::XattrMode;
 use fuser::Errno;
 use std::sync::Arc;
 
@@ -37,18 +36,12 @@ impl Edge {
             let text = serde_json::to_vec(&self.stats.snapshot()).map_err(|_| Errno::EIO)?;
             return sized(text.into(), size);
         }
-        match self.client.query(FsQuery::GetXattr { inode, name }).await? {
-            FsAnswer::Value(value) => sized(value, size),
-            _ => Err(Errno::EIO.into()),
-        }
+        sized(self.client.get_xattr(inode, name).await?, size)
     }
 
     pub(crate) async fn listxattr(self: Arc<Self>, inode: InodeId, size: u32) -> Outcome<Sized> {
-        let FsAnswer::Names(names) = self.client.query(FsQuery::ListXattr { inode }).await? else {
-            return Err(Errno::EIO.into());
-        };
         let mut list = Vec::new();
-        for name in names {
+        for name in self.client.list_xattr(inode).await? {
             list.extend_from_slice(&name);
             list.push(0);
         }
@@ -68,10 +61,10 @@ impl Edge {
             0 => XattrMode::Set,
             _ => return Err(Errno::EINVAL.into()),
         };
-        done(self.client.execute(FsOp::SetXattr { inode, name, value, mode }).await?)
+        Ok(self.client.set_xattr(inode, name, value, mode).await?)
     }
 
     pub(crate) async fn removexattr(self: Arc<Self>, inode: InodeId, name: Bytes) -> Outcome<()> {
-        done(self.client.execute(FsOp::RemoveXattr { inode, name }).await?)
+        Ok(self.client.remove_xattr(inode, name).await?)
     }
 }
