@@ -201,7 +201,11 @@ impl Mounted {
         let Mounted { session, edge, tending } = self;
         let failed = edge.files.flush_all().await;
         // Unmounting waits for requests that this runtime answers.
-        let result = tokio::task::spawn_blocking(move || session.umount_and_join()).await;
+        let end = move || match session.guard.is_finished() {
+            true => session.join(),
+            false => session.umount_and_join(),
+        };
+        let result = tokio::task::spawn_blocking(end).await;
         let failed = failed + edge.files.flush_all().await;
         tending.abort();
         match result {
