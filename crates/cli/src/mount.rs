@@ -84,7 +84,8 @@ async fn foreground(path: &Path, here: &MountHere, seeds: Vec<String>) -> CliRes
 async fn connect(seeds: &[String], path: &Path, on_loss: OnLoss) -> CliResult<Arc<Client>> {
     let options =
         ClientOptions { name: format!("mount {}", path.display()), ..ClientOptions::default() };
-    let patient = ClientOptions { operation_deadline: Some(on_loss.deadline()), ..options };
+    let patient =
+        ClientOptions { operation_deadline: Some(on_loss.deadline()), follow: true, ..options };
     Ok(Client::connect(Env::real(), seeds, patient).await?)
 }
 

@@ -1,6 +1,7 @@
 //! The client of one cluster: its parts, how it connects, and what it does in the background.
 
 use crate::blocks::Choices;
+use crate::cache::{self, Cache};
 use crate::error::{ClientError, Result};
 use crate::file::Dirty;
 use crate::health::{Budget, Peers};
@@ -54,6 +55,10 @@ pub struct ClientOptions {
     /// Blocks of 4 MiB that all writers of this client hold in memory until they are committed. It bounds
     /// how long a small write waits behind large ones: 32 blocks are a third of a second at 400 MiB/s.
     pub buffers: usize,
+    /// Follow the change feed and keep a cache of attributes and names by it, for the questions
+    /// `cached_…`. Changes of others then wait for this client to hear of them, for half a second at most if it
+    /// falls silent.
+    pub follow: bool,
 }
 
 impl Default for ClientOptions {
@@ -67,6 +72,7 @@ impl Default for ClientOptions {
             write_window: 10,
             read_window: 6,
             buffers: 32,
+            follow: false,
         }
     }
 }
@@ -84,6 +90,8 @@ pub struct Client {
     pub(crate) choices: Choices,
     pub(crate) executes: Combiner<FsOp, FsReply>,
     pub(crate) queries: Combiner<FsQuery, FsAnswer>,
+    /// With `follow`.
+    pub(crate) cache: Option<Arc<Cache>>,
     /// Memory of blocks on their way, in blocks.
     pub(crate) memory: Arc<Semaphore>,
     /// Bytes in open files that are not committed.
@@ -117,6 +125,7 @@ impl Client {
             budget: Budget::default(),
             stats: Stats::default(),
             choices: Choices::default(),
+            cache: options.follow.then(|| Arc::new(Cache::new())),
             executes: Combiner::default(),
             queries: Combiner::default(),
             session: ArcSwap::from_pointee(Session::new(Default::default())),
@@ -140,6 +149,9 @@ impl Client {
     /// writers first; what they committed is durable already.
     pub async fn close(&self) -> Result<()> {
         self.background.lock().clear();
+        if let Some(cache) = &self.cache {
+            cache.close(); // before the end of the session tells others that it is
+        }
         let end = EndSession { session: self.session().id };
         let deadline = self.env.clock.now() + BACKGROUND_LIMIT;
         let mut doubt = Doubt::default();
@@ -207,7 +219,7 @@ impl Client {
     }
 
     async fn open_session(&self, deadline: Instant) -> Result<Duration, Error> {
-        let open = OpenSession { client: self.options.name.clone() };
+        let open = OpenSession { client: self.options.name.clone(), follows: self.options.follow };
         // Opened twice, the first one is never used and ends by itself.
         let opened = self.ask_leader(&open, deadline, &mut Doubt::default()).await?;
         self.session.store(Arc::new(Session::new(opened.session)));
@@ -268,12 +280,17 @@ impl Client {
                 }
             })
         };
-        *self.background.lock() = vec![
+        let mut background = vec![
             every(self.renew_every, |client| Box::pin(client.renew())),
             every(MAP_EVERY, |client| Box::pin(client.follow_map())),
             every(PROBE_EVERY, |client| Box::pin(client.probe())),
             every(REPORT_EVERY, |client| Box::pin(client.report())),
         ];
+        if let Some(cache) = &self.cache {
+            let followed = cache::run(Arc::downgrade(self), cache.clone());
+            background.push(self.env.tasks.spawn(followed));
+        }
+        *self.background.lock() = background;
     }
 
     async fn renew(self: Arc<Self>) {

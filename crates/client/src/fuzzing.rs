@@ -18,6 +18,7 @@ const REPLIES: &[Form] = &replies![
     Execute,
     Query,
     ReadChanges,
+    Follow,
     GetMap,
     RegisterNode,
     RegisterDisk,

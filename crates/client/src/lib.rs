@@ -5,12 +5,13 @@
 //! that take whichever verified replica answers first.
 //!
 //! **Invariants:** every call has a deadline. A change is sent again only with the same number. A block
-//! id is used for one placement group. Bytes that fail their checksum are never returned.
+//! id is used for one placement group. A cache answers only what a linearizable read could have answered. Bytes that fail their checksum are never returned.
 //!
 //! The feature `fuzzing` adds the module of that name, which `fuzz/` drives.
 
 mod blocks;
 mod buffers;
+mod cache;
 mod client;
 mod error;
 mod file;
@@ -27,6 +28,7 @@ mod tree;
 pub mod wire;
 
 pub use buffers::{Buffer, Buffers};
+pub use cache::Invalidate;
 pub use client::{Client, ClientOptions};
 pub use error::{ClientError, Result};
 pub use file::{CreateOptions, FileReader, FileWriter, OpenFile};

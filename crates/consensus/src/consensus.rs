@@ -183,6 +183,13 @@ impl Consensus {
         upkeep::current(&self.raft.metrics().borrow_watched(), &self.host)
     }
 
+    /// The term in which this replica leads, as its own Raft knows it at this moment.
+    pub fn term_led(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        (now.state == openraft::ServerState::Leader).then_some(now.current_term)
+    }
+
     /// Follows the state of the replica: role and leader at once, counters about ten times a second.
     pub fn watch(&self) -> watch::Receiver<RaftStatus> {
         self.status.clone()

@@ -1,5 +1,6 @@
 //! What all requests of a mount share, and the one way to answer them.
 
+use crate::coherence::News;
 use crate::dirs::Dir;
 use crate::failure::{Failure, Outcome};
 use crate::files::Files;
@@ -23,7 +24,9 @@ pub(crate) struct Edge {
     pub(crate) stats: Stats,
     /// The way to the kernel's caches, once the mount is there.
     pub(crate) notifier: OnceLock<Notifier>,
-    runtime: Handle,
+    /// What others changed.
+    pub(crate) news: News,
+    pub(crate) runtime: Handle,
     /// When the last warning about the cluster was written: one in a while is enough.
     warned: Mutex<Option<Instant>>,
 }
@@ -36,15 +39,10 @@ impl Edge {
             dirs: Table::default(),
             stats: Stats::default(),
             notifier: OnceLock::new(),
+            news: News::default(),
             runtime,
             warned: Mutex::new(None),
         })
-    }
-
-    /// How long the kernel may keep attributes and names. Nothing tells this mount of changes of others, so
-    /// the kernel asks each time.
-    pub(crate) fn ttl(&self) -> Duration {
-        Duration::ZERO
     }
 
     /// Carries a request out on the runtime and answers it.
@@ -66,6 +64,13 @@ impl Edge {
             }
             answer(outcome.map_err(|failure| failure.errno()));
         });
+    }
+
+    /// Answers a request for which nobody has to be asked.
+    pub(crate) fn at_once(&self, op: Op, ok: bool, answer: impl FnOnce()) {
+        let begun = self.stats.begin(op);
+        answer();
+        self.stats.end(op, begun, ok);
     }
 
     fn note(&self, op: Op, failure: &Failure, took: Duration) {

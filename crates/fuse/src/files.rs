@@ -64,6 +64,11 @@ impl Files {
         self.of(inode).unwrap_or_else(|| OpenFile::new(self.client.clone(), inode))
     }
 
+    /// Anything may have changed.
+    pub(crate) fn all_changed(&self) {
+        self.inner.lock().by_inode.values().for_each(|opened| opened.file.changed());
+    }
+
     /// A new handle. `file` is what [`Files::of_or_new`] gave; another opening may have been faster.
     pub(crate) fn open(&self, file: Arc<OpenFile>, strict: bool) -> u64 {
         let mut inner = self.inner.lock();
@@ -115,6 +120,11 @@ impl Files {
     /// Notes that an owner may hold locks on a file.
     pub(crate) fn note_lock(&self, inode: InodeId, owner: u64) {
         self.inner.lock().locks.insert((inode, owner));
+    }
+
+    /// Whether an owner may hold locks on a file.
+    pub(crate) fn may_hold(&self, inode: InodeId, owner: u64) -> bool {
+        self.inner.lock().locks.contains(&(inode, owner))
     }
 
     /// Whether an owner may hold locks on a file; it gives them up now.

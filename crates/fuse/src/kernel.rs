@@ -1,12 +1,12 @@
 //! Requests of the kernel: arguments checked and taken apart, the work handed on, the answer put together.
 
+use crate::coherence::Moment;
 use crate::convert;
 use crate::edge::Edge;
 use crate::failure::Outcome;
 use crate::ops::{Listing, LockRequest, Opened, STAT_UNIT, Sized, lock_range};
 use crate::stats::Op;
 use bytes::Bytes;
-use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, LockInfo, LockKind, NewKind, Owner, SetAttr};
 use fuser::*;
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Largest request: more gains nothing.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
@@ -54,9 +54,9 @@ impl Kernel {
     where
         F: Future<Output = Outcome<Attr>> + Send + 'static,
     {
-        let ttl = self.0.ttl();
+        let (edge, moment) = (self.0.clone(), self.0.moment());
         self.serve(op, work, move |result| match result {
-            Ok(attr) => reply.entry(&ttl, &convert::file_attr(&attr), GENERATION),
+            Ok(attr) => answer_entry(&edge, reply, &attr, moment),
             Err(e) => reply.error(e),
         });
     }
@@ -65,9 +65,12 @@ impl Kernel {
     where
         F: Future<Output = Outcome<Attr>> + Send + 'static,
     {
-        let ttl = self.0.ttl();
+        let (edge, moment) = (self.0.clone(), self.0.moment());
         self.serve(op, work, move |result| match result {
-            Ok(attr) => reply.attr(&ttl, &convert::file_attr(&attr)),
+            Ok(attr) => {
+                let keep = edge.keep(&attr, moment);
+                reply.attr(&keep.attr, &convert::file_attr(&attr));
+            }
             Err(e) => reply.error(e),
         });
     }
@@ -82,6 +85,11 @@ impl Kernel {
             Err(e) => reply.error(e),
         });
     }
+}
+
+fn answer_entry(edge: &Edge, reply: ReplyEntry, attr: &Attr, moment: Moment) {
+    let keep = edge.keep(attr, moment);
+    reply.entry_with_ttls(&keep.attr, &keep.entry, &convert::file_attr(attr), GENERATION);
 }
 
 /// A name, or the answer that it is none.
@@ -106,8 +114,6 @@ impl Filesystem for Kernel {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
@@ -132,12 +138,27 @@ impl Filesystem for Kernel {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
-        self.serve_entry(Op::Lookup, reply, |edge| edge.lookup(parent, name));
+        let moment = self.0.moment();
+        match self.0.client.peek_lookup(parent, &name) {
+            // Known: answered here, without a turn of the runtime.
+            Some(known) => self.0.at_once(Op::Lookup, known.is_some(), || match known {
+                Some(attr) => answer_entry(&self.0, reply, &attr, moment),
+                None => reply.error(Errno::ENOENT),
+            }),
+            None => self.serve_entry(Op::Lookup, reply, |edge| edge.lookup(parent, name)),
+        }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let inode = convert::inode(ino);
-        self.serve_attr(Op::GetAttr, reply, |edge| edge.getattr(inode));
+        let (inode, moment) = (convert::inode(ino), self.0.moment());
+        let is_dirty = self.0.files.of(inode).is_some_and(|file| file.is_dirty());
+        match self.0.client.peek_attr(inode).filter(|_| !is_dirty) {
+            Some(attr) => self.0.at_once(Op::GetAttr, true, || {
+                let keep = self.0.keep(&attr, moment);
+                reply.attr(&keep.attr, &convert::file_attr(&attr));
+            }),
+            None => self.serve_attr(Op::GetAttr, reply, |edge| edge.getattr(inode)),
+        }
     }
 
     fn setattr(
@@ -264,6 +285,10 @@ impl Filesystem for Kernel {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let inode = convert::inode(ino);
+        if let Some(opened) = self.0.open_at_once(inode, flags.0) {
+            let answer = || reply.opened(FileHandle(opened.handle), opened.flags);
+            return self.0.at_once(Op::Open, true, answer);
+        }
         let answer = move |result: Result<Opened, Errno>| match result {
             Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
             Err(e) => reply.error(e),
@@ -282,9 +307,10 @@ impl Filesystem for Kernel {
         reply: ReplyCreate,
     ) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
-        let (owner, ttl) = (owner(req, mode, umask), self.0.ttl());
+        let (owner, edge, moment) = (owner(req, mode, umask), self.0.clone(), self.0.moment());
         let answer = move |result: Result<Opened, Errno>| match result {
             Ok(Opened { attr, handle, flags }) => {
+                let ttl = edge.keep(&attr, moment).entry;
                 let attr = convert::file_attr(&attr);
                 reply.created(&ttl, &attr, GENERATION, FileHandle(handle), flags);
             }
@@ -340,6 +366,9 @@ impl Filesystem for Kernel {
         lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        if self.0.has_nothing_to_flush(fh.0, lock_owner.0) {
+            return self.0.at_once(Op::Flush, true, || reply.ok());
+        }
         self.serve_empty(Op::Flush, reply, |edge| edge.flush(fh.0, lock_owner.0));
     }
 
@@ -391,38 +420,6 @@ impl Filesystem for Kernel {
                 for (next, name, attr) in &listing.entries {
                     let (ino, kind) = (INodeNo(attr.inode.0), convert::file_type(attr.kind));
                     if reply.add(ino, *next, kind, OsStr::from_bytes(name.as_bytes())) {
-                        break;
-                    }
-                }
-                reply.ok();
-            }
-            Err(e) => reply.error(e),
-        };
-        self.serve(Op::ReadDir, |edge| edge.readdir(fh.0, offset), answer);
-    }
-
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let ttl = self.0.ttl();
-        let answer = move |result: Result<Listing, Errno>| match result {
-            Ok(listing) => {
-                for (next, inode, name) in listing.dots() {
-                    // The kernel takes no attributes of these two.
-                    let attr = dot(inode);
-                    if reply.add(attr.ino, next, name, &Duration::ZERO, &attr, GENERATION) {
-                        return reply.ok();
-                    }
-                }
-                for (next, name, attr) in &listing.entries {
-                    let (attr, name) =
-                        (convert::file_attr(attr), OsStr::from_bytes(name.as_bytes()));
-                    if reply.add(attr.ino, *next, name, &ttl, &attr, GENERATION) {
                         break;
                     }
                 }
@@ -486,6 +483,9 @@ impl Filesystem for Kernel {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if self.0.client.peek_lacks(convert::inode(ino), name.as_bytes()) {
+            return self.0.at_once(Op::GetXattr, false, || reply.error(Errno::ENODATA));
+        }
         let (inode, name) = (convert::inode(ino), bytes(name));
         self.serve_sized(Op::GetXattr, reply, |edge| edge.getxattr(inode, name, size));
     }
@@ -594,27 +594,5 @@ impl Filesystem for Kernel {
             Err(e) => reply.error(e),
         };
         self.serve(Op::Seek, |edge| edge.seek(fh.0, offset, whence), answer);
-    }
-}
-
-/// Just enough attributes for `.` and `..`.
-fn dot(inode: InodeId) -> FileAttr {
-    let epoch = SystemTime::UNIX_EPOCH;
-    FileAttr {
-        ino: INodeNo(inode.0),
-        size: 0,
-        blocks: 0,
-        atime: epoch,
-        mtime: epoch,
-        ctime: epoch,
-        crtime: epoch,
-        kind: FileType::Directory,
-        perm: 0o755,
-        nlink: 2,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
     }
 }

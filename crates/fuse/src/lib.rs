@@ -11,6 +11,7 @@
     reason = "an edge to the real kernel, with real time; the simulator never runs it"
 )]
 
+mod coherence;
 mod convert;
 mod dirs;
 mod edge;

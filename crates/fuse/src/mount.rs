@@ -1,5 +1,6 @@
 //! How a mount begins and ends.
 
+use crate::coherence::Teller;
 use crate::edge::Edge;
 use crate::kernel::Kernel;
 use crate::options::MountOptions;
@@ -59,7 +60,8 @@ pub struct Mounted {
 }
 
 /// Mounts the cluster of `client` on the directory `path`. A stale mount there, whose process has died, is
-/// replaced. Requests are answered on the runtime that this is called from.
+/// replaced. Requests are answered on the runtime that this is called from. The client must follow the change
+/// feed (`ClientOptions::follow`), and serves one mount.
 pub fn mount(
     client: Arc<Client>,
     path: &Path,
@@ -81,6 +83,11 @@ pub fn mount(
     config.n_threads = Some(options.threads.clamp(1, 64));
     config.clone_fd = true;
     let edge = Edge::new(client, Handle::current());
+    let teller = Arc::new(Teller(Arc::downgrade(&edge)));
+    edge.client.on_invalidate(teller).map_err(|e| MountError::Failed {
+        path: path.into(),
+        source: io::Error::other(e.to_string()),
+    })?;
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::PermissionDenied => MountError::NotPermitted { path: path.into(), source },
         _ => MountError::Failed { path: path.into(), source },

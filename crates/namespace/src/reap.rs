@@ -9,6 +9,7 @@ use crate::rows::{self, DoomedRow, Part};
 use crate::sessions;
 use crate::tree::{self, Grant, Tree};
 use everhold_proto::apply::Apply;
+use everhold_proto::fs::ChangeKind;
 use everhold_proto::ids::*;
 use everhold_proto::kv::{KvRead, KvResult, get_row, prefix_end, scan_rows};
 use everhold_proto::tables::{self, Header, Table};
@@ -107,6 +108,12 @@ fn drop_doomed(
         tree.ctx.header.bytes = tree.ctx.header.bytes.saturating_sub(bytes);
     }
     if found.len() < limit {
+        if let Some(inode) = row.counted_in
+            && rows::get_inode(&*tree.ctx.kv, inode)?.is_some()
+        {
+            // Who caches its attributes must hear that it takes less room now.
+            tree.record(ChangeKind::Attributes, inode, None, None)?;
+        }
         tree.ctx.kv.delete(&rows::doomed(fork, from))?;
     }
     Ok(found.len() as u32)

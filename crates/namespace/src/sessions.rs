@@ -12,13 +12,16 @@ use everhold_proto::ids::*;
 use everhold_proto::kv::{KvRead, KvResult, get_row, prefix_end, put_row, scan_rows};
 use everhold_proto::table::SessionRow;
 use everhold_proto::tables::{self, Table};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-/// Opens a session; its id is the index of the entry. At most one per entry.
-pub fn open(ctx: &mut Apply<'_>, client: &str) -> KvResult<SessionId> {
+/// Opens a session; its id is the index of the entry. At most one per entry. One that `follows` may keep a
+/// cache by the change feed.
+pub fn open(ctx: &mut Apply<'_>, client: &str, follows: bool) -> KvResult<SessionId> {
     let id = SessionId(ctx.index.0);
     let client = client[..client.floor_char_boundary(CLIENT_BYTES_MAX)].to_string();
-    put_row(ctx.kv, &tables::session(id), &SessionRow { floor: 0, acked_below: 1, client })?;
+    let row = SessionRow { floor: 0, acked_below: 1, client, follows };
+    put_row(ctx.kv, &tables::session(id), &row)?;
     Ok(id)
 }
 
@@ -63,6 +66,16 @@ pub fn list(
     scan_rows(kv, &from, &prefix_end(&table), limit, |key, row| {
         Some((SessionId(rows::last_u64(key)?), row))
     })
+}
+
+/// Open sessions that may follow the change feed.
+pub fn following(kv: &dyn KvRead) -> KvResult<BTreeSet<SessionId>> {
+    let table = rows::table(Table::Session);
+    let following =
+        scan_rows(kv, &table, &prefix_end(&table), usize::MAX, |key, row: SessionRow| {
+            rows::last_u64(key).map(SessionId).filter(|_| row.follows)
+        })?;
+    Ok(following.into_iter().collect())
 }
 
 /// The row of an open session with both bounds raised.

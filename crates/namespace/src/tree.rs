@@ -294,8 +294,8 @@ impl Tree<'_, '_> {
         entry: Option<Entry>,
         old_entry: Option<Entry>,
     ) -> Outcome<()> {
-        let wall = self.now();
-        let record = ChangeRecord { index: self.ctx.index, wall, kind, inode, entry, old_entry };
+        let (index, wall, session) = (self.ctx.index, self.now(), self.grant.session);
+        let record = ChangeRecord { index, wall, kind, inode, entry, old_entry, session };
         put_row(self.ctx.kv, &rows::change(self.ctx.header.next_change), &record)?;
         self.ctx.header.next_change += 1;
         Ok(())

@@ -32,6 +32,8 @@ pub enum Command {
     OpenSession {
         /// What the client calls itself, for people.
         client: String,
+        /// It will follow the change feed and keep a cache by it.
+        follows: bool,
     },
     /// Keeps a session alive, raises its floor, drops kept answers. Answer: `Done`.
     RenewSession {
@@ -246,8 +248,16 @@ pub enum Answer {
     Refused(Error),
     /// The session that was opened.
     Session(SessionId),
-    /// One result per request of the batch.
-    Fs(Vec<Result<FsReply, FsError>>),
+    /// What became of a batch of changes.
+    Fs {
+        /// One result per request.
+        results: Vec<Result<FsReply, FsError>>,
+        /// The change records of the batch have the numbers from `first` on, below `next`. None: it changed
+        /// nothing, or all of it was answered before.
+        first: u64,
+        /// Number of the first change record after the batch.
+        next: u64,
+    },
     /// The node that registered.
     Node {
         /// Its id.

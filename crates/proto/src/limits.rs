@@ -40,6 +40,12 @@ pub const PG_MEMBERS_MAX: usize = 16;
 pub const NODES_MAX: usize = 1024;
 /// Largest body of a control RPC: a page of the block table or a batch, with room.
 pub const RPC_BYTES_MAX: usize = 8 << 20;
+/// Longest lease of a cache that follows the change feed: what one that fell silent costs a change.
+pub const FEED_LEASE_MS: u64 = 500;
+/// Longest wait of a `Follow` for a record: two renewals and more fit into a lease.
+pub const FEED_WAIT_MS_MAX: u32 = 200;
+/// Sessions that follow the change feed at one leader: as many as there may be nodes, one mount each.
+pub const FOLLOWERS_MAX: usize = 1024;
 /// A dead block stays in the table this long so that readers of the old version can finish.
 pub const DEAD_GRACE_MS: u64 = 30_000;
 /// An inode without its last name stays this long in log time, so that a mount that has it open can

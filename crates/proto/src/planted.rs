@@ -73,6 +73,8 @@ bugs! {
     BrakeStopsLastCopy = "brake-stops-last-copy",
     /// A restarted leader goes on in its old term.
     LeaderRestore = "leader-restore",
+    /// An answer does not wait for the caches that can show what was before.
+    AnswerBeforeAck = "answer-before-ack",
 }
 
 /// Which one is planted: its place in [`Bug::ALL`] plus one.

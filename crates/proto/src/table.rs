@@ -118,4 +118,6 @@ pub struct SessionRow {
     pub acked_below: u64,
     /// What the client calls itself.
     pub client: String,
+    /// It may follow the change feed and keep a cache by it.
+    pub follows: bool,
 }

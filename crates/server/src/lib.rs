@@ -2,7 +2,7 @@
 //! chosen, votes in the metadata service and leads the cluster.
 //!
 //! Reading order: [`Server`] puts the parts together; `node` is what they share; `router` and
-//! `services` answer calls, `membership` keeps the node in its cluster, `raft` is its seat in the
+//! `services` answer calls, `feed` holds answers back for caches, `membership` keeps the node in its cluster, `raft` is its seat in the
 //! metadata service and `state` the machine that is replicated; [`control`] is what a leader does,
 //! [`repair`] what each disk does.
 //!
@@ -15,6 +15,7 @@ mod counters;
 mod directory;
 mod disk;
 mod error;
+mod feed;
 mod http;
 mod leader;
 mod log_time;

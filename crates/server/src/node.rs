@@ -6,6 +6,7 @@ use crate::counters::Counters;
 use crate::directory::DataDirectory;
 use crate::disk::DiskSeat;
 use crate::error::Fatal;
+use crate::feed::Feed;
 use crate::http::{Budget, Gate};
 use crate::leader::LeaderHint;
 use crate::log_time::LogTime;
@@ -13,6 +14,7 @@ use crate::map_cache::MapCache;
 use crate::raft::RaftSeat;
 use everhold_client::Wire;
 use everhold_env::Env;
+use everhold_proto::limits::FOLLOWERS_MAX;
 use everhold_proto::rpc::RepairProgress;
 use everhold_proto::{ClusterId, DiskId, NodeId};
 use parking_lot::Mutex;
@@ -46,6 +48,7 @@ pub(crate) struct Node {
     pub(crate) observations: Arc<Observations>,
     pub(crate) leader: LeaderHint,
     pub(crate) log_time: LogTime,
+    pub(crate) feed: Feed,
     pub(crate) registration: Registration,
     pub(crate) signals: Signals,
     pub(crate) counters: Counters,
@@ -150,6 +153,8 @@ pub(crate) struct Gates {
     pub(crate) metadata: Gate,
     /// Calls of nodes and operators.
     pub(crate) control: Gate,
+    /// Calls of caches for the change feed; most of them wait for something to happen.
+    pub(crate) feed: Gate,
     /// Bytes of blocks in memory.
     pub(crate) blocks: Budget,
 }
@@ -163,6 +168,7 @@ impl Gates {
         Gates {
             metadata: Gate::new("metadata calls", load.metadata_calls_max),
             control: Gate::new("control calls", load.control_calls_max),
+            feed: Gate::new("followers", 2 * FOLLOWERS_MAX),
             blocks: Budget::new("blocks", block_units, load.connections_max),
         }
     }

@@ -12,9 +12,9 @@ use crate::services::{
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::limits::RPC_BYTES_MAX;
 use everhold_proto::rpc::{
-    self, ChangeMap, Compared, CountBlocks, EndSession, Execute, GetEvents, GetMap, GetNodeStatus,
-    GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT, Heartbeat, Hello,
-    ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX, ReadChanges,
+    self, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents, GetMap,
+    GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT, Heartbeat,
+    Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX, ReadChanges,
     RegisterDisk, RegisterNode, RenewSession, ReportBad, ReportLost, ReportRepaired,
     ReportUnreachable, RetireLearner, Rpc, TablePage,
 };
@@ -42,7 +42,7 @@ impl Handler for Node {
         let encoding = Encoding::of(request.headers());
         let result = match deadline(request.headers(), self.env.clock.now()) {
             Ok(deadline) => {
-                let call = CallContext { deadline, connection: Some(connection.number) };
+                let call = CallContext::over(connection.number, deadline);
                 let routed = route(&self, request, &call, encoding);
                 self.env.clock.until(deadline + GRACE, routed).await.unwrap_or_else(|_| {
                     Err(Error::new(Kind::MaybeApplied, "the call did not end in time"))
@@ -122,6 +122,7 @@ async fn unary(
         Execute,
         Query,
         ReadChanges,
+        Follow,
         GetMap,
         // Nodes to the leader.
         RegisterNode,
@@ -156,11 +157,15 @@ async fn answer<R: Serve>(
     encoding: Encoding,
 ) -> Result<Reply, Error> {
     let body = read_body(&node.env, request.into_body(), RPC_BYTES_MAX, call.deadline).await?;
-    let _place = match R::CLASS {
-        Class::Metadata => Some(node.gates.metadata.enter(&node.env).await?),
-        Class::Control => Some(node.gates.control.enter(&node.env).await?),
+    let gate = match R::CLASS {
+        Class::Metadata => Some(&node.gates.metadata),
+        Class::Control => Some(&node.gates.control),
+        Class::Feed => Some(&node.gates.feed),
         Class::Vital => None,
     };
+    if let Some(gate) = gate {
+        call.admit(gate.enter(&node.env).await?);
+    }
     let question: R = encoding.decode(&body)?;
     drop(body);
     Ok(value_reply(encoding, &question.serve(node, call).await?))

@@ -7,6 +7,7 @@ use crate::counters::Counters;
 use crate::directory::DataDirectory;
 use crate::disk::DiskSeat;
 use crate::error::{Fatal, StartError};
+use crate::feed::Feed;
 use crate::http::{HttpLimits, serve};
 use crate::leader::LeaderHint;
 use crate::log_time::LogTime;
@@ -227,6 +228,7 @@ async fn assemble(
         observations: control::Observations::new(),
         leader: LeaderHint::knowing(known),
         log_time: LogTime::default(),
+        feed: Feed::default(),
         registration,
         signals: Signals::default(),
         counters: Counters::default(),

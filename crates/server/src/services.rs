@@ -16,8 +16,10 @@ pub(crate) use pages::{health_page, metrics_page, status_page};
 use crate::node::Node;
 use everhold_proto::Error;
 use everhold_proto::rpc::Rpc;
+use parking_lot::Mutex;
 use std::future::Future;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// Calls that share a bound.
@@ -27,6 +29,9 @@ pub(crate) enum Class {
     Metadata,
     /// Calls of nodes and operators.
     Control,
+    /// Calls for the change feed: they carry the acknowledgements that held-back answers wait for, so they
+    /// must not wait for places that those hold.
+    Feed,
     /// Calls that must never wait for others: signs of life and first contacts. They are quick and
     /// bounded by the number of connections.
     Vital,
@@ -38,12 +43,30 @@ pub(crate) struct CallContext {
     pub(crate) deadline: Instant,
     /// Number of the connection; `None` for this node's own calls.
     pub(crate) connection: Option<u64>,
+    /// Its place among the calls that are admitted.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl CallContext {
     /// A call of this node to itself.
     pub(crate) fn local(deadline: Instant) -> Self {
-        CallContext { deadline, connection: None }
+        CallContext { deadline, connection: None, place: Mutex::default() }
+    }
+
+    /// A call that came over a connection.
+    pub(crate) fn over(connection: u64, deadline: Instant) -> Self {
+        CallContext { connection: Some(connection), ..CallContext::local(deadline) }
+    }
+
+    /// It was admitted: it keeps the place to its end, or until it gives it back.
+    pub(crate) fn admit(&self, place: OwnedSemaphorePermit) {
+        *self.place.lock() = Some(place);
+    }
+
+    /// Its work is done; what is left is to wait with a small answer. Such calls are bounded by the number of
+    /// connections, and others may work meanwhile.
+    pub(crate) fn give_place_back(&self) {
+        *self.place.lock() = None;
     }
 }
 

@@ -42,8 +42,8 @@ fn dispatch(ctx: &mut Apply<'_>, command: Command) -> KvResult<Answer> {
             }
             Ok(answer)
         }
-        Command::OpenSession { client } => {
-            Ok(Answer::Session(namespace::sessions::open(ctx, &client)?))
+        Command::OpenSession { client, follows } => {
+            Ok(Answer::Session(namespace::sessions::open(ctx, &client, follows)?))
         }
         Command::RenewSession { session, acked_below, floor } => {
             let renewed = namespace::sessions::renew(ctx, session, acked_below, floor)?;
@@ -56,7 +56,11 @@ fn dispatch(ctx: &mut Apply<'_>, command: Command) -> KvResult<Answer> {
             namespace::sessions::end(ctx, session)?;
             Ok(Answer::Done)
         }
-        Command::Fs(batch) => Ok(Answer::Fs(namespace::apply(ctx, &batch)?)),
+        Command::Fs(batch) => {
+            let first = ctx.header.next_change;
+            let results = namespace::apply(ctx, &batch)?;
+            Ok(Answer::Fs { results, first, next: ctx.header.next_change })
+        }
         Command::Map(command) => cluster::map::apply(ctx, &command),
         Command::Table(TableCommand::Sweep { limit }) => sweep(ctx, limit),
         Command::Table(command) => cluster::table::apply(ctx, &command),

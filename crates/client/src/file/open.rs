@@ -79,6 +79,12 @@ impl OpenFile {
         !self.state.lock().overlay.is_empty()
     }
 
+    /// Whether nothing waits for a commit, and no commit behind a writer's back has failed.
+    pub fn is_clean(&self) -> bool {
+        let state = self.state.lock();
+        state.overlay.is_empty() && state.failed.is_none()
+    }
+
     /// When the oldest byte that waits was written.
     pub fn dirty_since(&self) -> Option<Instant> {
         self.state.lock().dirty_since
@@ -99,13 +105,16 @@ impl OpenFile {
     /// Attributes, with everything committed that was written here.
     pub async fn attr(self: &Arc<Self>) -> Result<Attr> {
         self.flush().await?;
-        self.client.attr(self.inode).await
+        self.client.cached_attr(self.inode).await
     }
 
-    /// Attributes as of now, kept for the next reads: what opening a file asks for.
-    pub async fn look(self: &Arc<Self>) -> Result<Attr> {
-        self.changed();
-        Ok(self.sight(0, 0).await?.attr.clone())
+    /// The newest attributes are these: what was seen of another version is not used any more.
+    pub fn saw(&self, attr: &Attr) {
+        let mut state = self.state.lock();
+        if state.sight.as_ref().is_some_and(|sight| sight.attr.version != attr.version) {
+            state.sight = None;
+            state.changes += 1;
+        }
     }
 
     /// Up to `length` bytes at `offset`; fewer at the end of the file.

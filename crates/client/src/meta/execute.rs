@@ -3,14 +3,15 @@
 
 use super::combine::{Waiting, answer, fail_all};
 use super::leader::Doubt;
+use crate::cache::{Cache, Own, Touched, touched};
 use crate::client::Client;
 use crate::error::{ClientError, Result};
 use crate::session::{OpenRequests, Session};
 use everhold_proto::fs::{
     Content, FsError, FsOp, FsReply, NewKind, SessionBatch, SessionRequest, Source,
 };
-use everhold_proto::rpc::Execute;
-use everhold_proto::{Kind, fs::Attr};
+use everhold_proto::rpc::{Execute, Executed};
+use everhold_proto::{Error, Kind, fs::Attr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -130,6 +131,9 @@ impl Client {
         });
         let result = self.ask_leader(&execute, deadline, doubt).await;
         drop(open);
+        if let Some(cache) = &self.cache {
+            note_own(cache, &execute.0, &result, *doubt);
+        }
         let again = |(request, caller): (SessionRequest, (usize, Instant, _))| Waiting {
             item: request.op,
             bytes: caller.0,
@@ -138,7 +142,7 @@ impl Client {
         };
         let waiting = execute.0.requests.into_iter().zip(callers).map(again);
         let error = match result {
-            Ok(results) if results.len() == waiting.len() => {
+            Ok(Executed { results, .. }) if results.len() == waiting.len() => {
                 return settle(waiting.zip(results));
             }
             Ok(_) => ClientError::maybe_applied("the leader answered a batch incompletely"),
@@ -147,6 +151,18 @@ impl Client {
         };
         fail_all(waiting.collect(), &error);
         Vec::new()
+    }
+}
+
+/// The cache hears of every change before its caller does, also of one whose outcome is not known.
+fn note_own(cache: &Cache, batch: &SessionBatch, result: &Result<Executed, Error>, doubt: Doubt) {
+    match result {
+        Ok(Executed { results, first, next }) => {
+            let touched: Vec<Touched> = batch.requests.iter().map(|r| touched(&r.op)).collect();
+            cache.made(&Own { first: *first, next: *next }, &touched, results);
+        }
+        Err(_) if doubt.0 => cache.doubt(batch.session),
+        Err(_) => {}
     }
 }
 

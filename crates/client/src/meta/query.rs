@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::error::{ClientError, Result, unexpected};
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, Extent, FsAnswer, FsQuery};
-use everhold_proto::rpc::Query;
+use everhold_proto::rpc::{Queried, Query};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -81,8 +81,13 @@ impl Client {
             let deadline = batch.iter().map(|w| w.deadline).max().expect("never empty");
             let queries: Vec<FsQuery> = batch.iter().map(|w| w.item.clone()).collect();
             let mut doubt = Doubt::default(); // a question changes nothing
-            match self.ask_leader(&Query { queries }, deadline, &mut doubt).await {
-                Ok(answers) if answers.len() == batch.len() => {
+            let session = self.cache.is_some().then(|| self.session().id);
+            let query = Query { queries, session };
+            match self.ask_leader(&query, deadline, &mut doubt).await {
+                Ok(Queried { answers, next }) if answers.len() == batch.len() => {
+                    if let Some(cache) = &self.cache {
+                        cache.learn(&query.queries, &answers, next);
+                    }
                     for (waiting, result) in batch.into_iter().zip(answers) {
                         answer(waiting.answer, result.map_err(ClientError::Fs));
                     }

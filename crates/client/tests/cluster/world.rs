@@ -186,8 +186,9 @@ impl State {
         let ask = |what: &str| path == format!("/everhold.v1.Meta/{what}");
         Some(Ok(if ask("OpenSession") {
             let open: rpc::OpenSession = decode(body).unwrap();
-            let session =
-                self.entry(|ctx| everhold_namespace::sessions::open(ctx, &open.client).unwrap());
+            let session = self.entry(|ctx| {
+                everhold_namespace::sessions::open(ctx, &open.client, open.follows).unwrap()
+            });
             encode(&rpc::OpenedSession { session, ttl_ms: 5000 })
         } else if ask("RenewSession") {
             let rpc::RenewSession { session, acked_below, floor } = decode(body).unwrap();
@@ -204,16 +205,21 @@ impl State {
             encode(&())
         } else if ask("Execute") {
             let batch: SessionBatch = decode::<rpc::Execute>(body).unwrap().0;
-            let answers = self.entry(|ctx| everhold_namespace::apply(ctx, &batch).unwrap());
+            let executed = self.entry(|ctx| {
+                let first = ctx.header.next_change;
+                let results = everhold_namespace::apply(ctx, &batch).unwrap();
+                rpc::Executed { results, first, next: ctx.header.next_change }
+            });
             self.batches += 1;
             if self.lose_answers.is_some_and(|every| self.batches.is_multiple_of(every)) {
                 return None;
             }
-            encode(&answers)
+            encode(&executed)
         } else if ask("Query") {
             let query: rpc::Query = decode(body).unwrap();
             let answer = |q| everhold_namespace::query(&self.kv, q).unwrap();
-            encode(&query.queries.iter().map(answer).collect::<Vec<_>>())
+            let answers = query.queries.iter().map(answer).collect();
+            encode(&rpc::Queried { answers, next: 1 })
         } else {
             encode(&()) // reports
         }))

@@ -11,7 +11,7 @@ impl Edge {
     pub(crate) async fn getattr(self: Arc<Self>, inode: InodeId) -> Outcome<Attr> {
         match self.files.of(inode) {
             Some(file) if file.is_dirty() => Ok(file.attr().await?),
-            _ => Ok(self.client.attr(inode).await?),
+            _ => Ok(self.client.cached_attr(inode).await?),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::edge::Edge;
 use crate::failure::{Failure, Outcome};
 use everhold_proto::InodeId;
 use everhold_proto::fs::{FsError, LockInfo, LockKind, LockOwner, LockSpace};
-use fuser::{Errno, INodeNo};
+use fuser::Errno;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,9 @@ impl Edge {
         if let Some(file) = &file {
             file.changed();
         }
-        self.invalidate(inode);
+        let edge = self.clone();
+        // It may wait for a page that a request of this mount is about.
+        drop(self.runtime.spawn_blocking(move || edge.forget_pages(inode)).await);
         Ok(())
     }
 
@@ -99,15 +101,6 @@ impl Edge {
         match self.client.unlock(inode, space, owner, 0..=u64::MAX).await {
             Err(e) if !e.is_not_found() => Err(Failure::Client(e)),
             _ => Ok(()),
-        }
-    }
-
-    /// Lets the kernel forget attributes and pages of a file.
-    fn invalidate(&self, inode: InodeId) {
-        if let Some(notifier) = self.notifier.get()
-            && let Err(e) = notifier.inval_inode(INodeNo(inode.0), 0, 0)
-        {
-            tracing::warn!(%inode, error = %e, "the kernel's pages were not invalidated");
         }
     }
 }

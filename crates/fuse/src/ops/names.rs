@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 impl Edge {
     pub(crate) async fn lookup(self: Arc<Self>, parent: InodeId, name: Name) -> Outcome<Attr> {
-        Ok(self.client.lookup(parent, name).await?)
+        Ok(self.client.cached_lookup(parent, &name).await?.ok_or(Errno::ENOENT)?)
     }
 
     pub(crate) async fn create_node(

@@ -36,7 +36,7 @@ impl Edge {
             let text = serde_json::to_vec(&self.stats.snapshot()).map_err(|_| Errno::EIO)?;
             return sized(text.into(), size);
         }
-        sized(self.client.get_xattr(inode, name).await?, size)
+        sized(self.client.cached_xattr(inode, &name).await?.ok_or(Errno::ENODATA)?, size)
     }
 
     pub(crate) async fn listxattr(self: Arc<Self>, inode: InodeId, size: u32) -> Outcome<Sized> {

@@ -112,6 +112,8 @@ pub(super) fn put_file(
         Some(old) => {
             tree.replace_entry(&entry, old, inode)?;
             tree.drop_link(old.inode, true)?;
+            // As for a rename over it: who caches the old inode must hear that it lost a name.
+            tree.record(ChangeKind::Remove, old.inode, Some(entry.clone()), None)?;
             ChangeKind::Write
         }
         None => {

@@ -20,6 +20,8 @@ pub struct ChangeRecord {
     pub entry: Option<(InodeId, Name)>,
     /// Old directory and name of a rename.
     pub old_entry: Option<(InodeId, Name)>,
+    /// Who made the change; session 0: the cluster itself.
+    pub session: SessionId,
 }
 
 /// Kind of a change.

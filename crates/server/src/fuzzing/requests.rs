@@ -35,6 +35,7 @@ const REQUESTS: &[Form] = requests![
     Execute,
     Query,
     ReadChanges,
+    Follow,
     GetMap,
     RegisterNode,
     RegisterDisk,

@@ -1,18 +1,23 @@
 //! Metadata for clients: sessions, changes and questions of the tree, the map.
 
 use super::{CallContext, Class, Serve};
+use crate::feed::{self, Page};
 use crate::metadata::{done, unexpected};
 use crate::node::Node;
 use everhold_namespace as namespace;
 use everhold_proto::command::{Answer, Command};
-use everhold_proto::fs::{ChangeRecord, FsAnswer, FsError, FsReply};
-use everhold_proto::limits::{BATCH_OPS_MAX, PAGE_ENTRIES_MAX, SESSION_TTL_MS};
+use everhold_proto::fs::ChangeRecord;
+use everhold_proto::kv::{KvRead, KvResult, get_row};
+use everhold_proto::limits::{BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, SESSION_TTL_MS};
 use everhold_proto::rpc::{
-    EndSession, Execute, GetMap, GotMap, OpenSession, OpenedSession, Query, ReadChanges,
-    RenewSession,
+    EndSession, Execute, Executed, Follow, Followed, GetMap, GotMap, OpenSession, OpenedSession,
+    Queried, Query, ReadChanges, RenewSession,
 };
+use everhold_proto::table::SessionRow;
+use everhold_proto::tables;
 use everhold_proto::{Error, Kind, SessionId};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Longest name that a client gives itself.
 const CLIENT_NAME_BYTES_MAX: usize = 256;
@@ -23,7 +28,7 @@ impl Serve for OpenSession {
         if self.client.len() > CLIENT_NAME_BYTES_MAX {
             return Err(Error::new(Kind::Invalid, "the client's name is too long"));
         }
-        let command = Command::OpenSession { client: self.client };
+        let command = Command::OpenSession { client: self.client, follows: self.follows };
         match node.propose(command, call.deadline).await?.1 {
             Answer::Session(session) => {
                 seen(node, session);
@@ -49,23 +54,24 @@ impl Serve for EndSession {
     const CLASS: Class = Class::Metadata;
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<(), Error> {
         let command = Command::EndSession { session: self.session };
-        done(node.propose(command, call.deadline).await?)
+        done(node.propose(command, call.deadline).await?)?;
+        node.feed.forget(self.session);
+        Ok(())
     }
 }
 
 impl Serve for Execute {
     const CLASS: Class = Class::Metadata;
-    async fn serve(
-        self,
-        node: &Arc<Node>,
-        call: &CallContext,
-    ) -> Result<Vec<Result<FsReply, FsError>>, Error> {
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Executed, Error> {
         let (session, requests) = (self.0.session, self.0.requests.len());
         check_batch(requests)?;
         match node.propose(Command::Fs(self.0), call.deadline).await?.1 {
-            Answer::Fs(replies) if replies.len() == requests => {
+            Answer::Fs { results, first, next } if results.len() == requests => {
                 seen(node, session);
-                Ok(replies)
+                call.give_place_back();
+                let settled = node.settle(next, Some(session), call.deadline).await;
+                settled.map_err(made)?;
+                Ok(Executed { results, first, next })
             }
             other => Err(unexpected(&other)),
         }
@@ -74,16 +80,16 @@ impl Serve for Execute {
 
 impl Serve for Query {
     const CLASS: Class = Class::Metadata;
-    async fn serve(
-        self,
-        node: &Arc<Node>,
-        call: &CallContext,
-    ) -> Result<Vec<Result<FsAnswer, FsError>>, Error> {
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Queried, Error> {
         check_batch(self.queries.len())?;
-        node.read(call.deadline, |kv, _| {
-            self.queries.iter().map(|query| namespace::query(kv, query)).collect()
-        })
-        .await
+        let answered = node.read(call.deadline, |kv, _| {
+            let answers = self.queries.iter().map(|query| namespace::query(kv, query));
+            Ok(Queried { answers: answers.collect::<KvResult<_>>()?, next: feed::end(kv)? })
+        });
+        let answered = answered.await?;
+        // What it shows may not be acknowledged yet. It keeps its place: the answer may be large.
+        node.settle(answered.next, self.session, call.deadline).await?;
+        Ok(answered)
     }
 }
 
@@ -95,7 +101,50 @@ impl Serve for ReadChanges {
         call: &CallContext,
     ) -> Result<Vec<(u64, ChangeRecord)>, Error> {
         let limit = (self.limit as usize).min(PAGE_ENTRIES_MAX);
-        node.read(call.deadline, |kv, _| namespace::changes::read(kv, self.from, limit)).await
+        let read = |kv: &dyn KvRead, _| namespace::changes::read(kv, self.from, limit);
+        let records = node.read(call.deadline, read).await?;
+        if let Some((last, _)) = records.last() {
+            node.settle(last + 1, None, call.deadline).await?;
+        }
+        Ok(records)
+    }
+}
+
+impl Serve for Follow {
+    const CLASS: Class = Class::Feed;
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Followed, Error> {
+        let received = node.env.clock.now();
+        if self.acked_below > self.from {
+            let text = "records that were not asked for yet cannot be acknowledged";
+            return Err(Error::new(Kind::Invalid, text));
+        }
+        // It also confirms, after the receipt, that nobody else leads: a later leader waits for this lease.
+        let confirmed = node.read(call.deadline, |kv, _| {
+            let row: Option<SessionRow> = get_row(kv, &tables::session(self.session))?;
+            Ok((row, feed::end(kv)?))
+        });
+        let (row, end) = confirmed.await?;
+        check_follows(row.as_ref())?;
+        seen(node, self.session);
+        node.begin_term(call.deadline).await?;
+        node.feed.register(self.session, self.acked_below, end, received)?;
+        let wait = Duration::from_millis(self.wait_ms.min(FEED_WAIT_MS_MAX).into());
+        let until = call.deadline.min(received + wait);
+        let mut noticed = node.feed.noticed();
+        loop {
+            // First the lease, then the records: a change in between waits for this cache.
+            let lease = node.feed.grant(self.session, received);
+            noticed.mark_unchanged();
+            let page =
+                node.leading()?.read(|kv, _| feed::read(kv, self.from, self.limit as usize))?;
+            let Page { records, next, reset, is_whole } = page;
+            if reset || !records.is_empty() || node.env.clock.now() >= until {
+                let lease_ms = if is_whole { lease.as_millis() as u32 } else { 0 };
+                return Ok(Followed { records, next, reset, lease_ms });
+            }
+            // A record, or the end of the wait: both are looked at in the next round.
+            let _ = node.env.clock.until(until, noticed.changed()).await;
+        }
     }
 }
 
@@ -105,6 +154,21 @@ impl Serve for GetMap {
         let map = node.local_map()?;
         let map = (map.epoch > self.known).then(|| (*map).clone());
         Ok(GotMap { map, leader: node.leader_address() })
+    }
+}
+
+/// The error of a change that was made and may not be answered yet.
+fn made(e: Error) -> Error {
+    Error { kind: Kind::MaybeApplied, leader: None, ..e }
+}
+
+fn check_follows(row: Option<&SessionRow>) -> Result<(), Error> {
+    match row {
+        None => Err(Error::new(Kind::NotFound, "the session has ended")),
+        Some(row) if !row.follows => {
+            Err(Error::new(Kind::Invalid, "the session was not opened to follow the change feed"))
+        }
+        Some(_) => Ok(()),
     }
 }
 

@@ -83,8 +83,8 @@ fn commands_reach_their_halves() {
     let (address, labels) = ("a:1".into(), Labels::default());
     let register = MapCommand::RegisterNode { uuid: [1; 16], address, labels, marks: Vec::new() };
     assert_eq!(machine.apply(Command::Map(register)), Answer::Node { node: NodeId(1), boot: 1 });
-    let Answer::Session(session) = machine.apply(Command::OpenSession { client: "c".into() })
-    else {
+    let open = Command::OpenSession { client: "c".into(), follows: false };
+    let Answer::Session(session) = machine.apply(open) else {
         panic!("no session");
     };
     assert_eq!(session, SessionId(machine.index));
@@ -98,9 +98,11 @@ fn commands_reach_their_halves() {
     let requests = vec![SessionRequest { request: 1, op }];
     let batch = SessionBatch { session, acked_below: 1, floor: 0, requests };
     let first = machine.apply(Command::Fs(batch.clone()));
-    let Answer::Fs(replies) = &first else { panic!("{first:?}") };
-    assert!(matches!(replies[..], [Ok(FsReply::Attr(_))]), "{replies:?}");
-    assert_eq!(machine.apply(Command::Fs(batch)), first, "a repeated request is not repeated");
+    let Answer::Fs { results, first, next } = first else { panic!("{first:?}") };
+    assert!(matches!(results[..], [Ok(FsReply::Attr(_))]), "{results:?}");
+    assert_eq!(next, first + 1, "one record tells of it");
+    let again = Answer::Fs { results, first: next, next };
+    assert_eq!(machine.apply(Command::Fs(batch)), again, "a repeated request is not repeated");
     assert_eq!(machine.apply(Command::EndSession { session }), Answer::Done);
     let renew = Command::RenewSession { session, acked_below: 1, floor: 0 };
     assert_eq!(kind(&machine.apply(renew)), Some(Kind::NotFound));

@@ -140,8 +140,17 @@ impl TestCluster {
 
     /// A client of the cluster.
     pub(crate) async fn client(&self) -> Arc<Client> {
+        self.client_with(ClientOptions::default()).await
+    }
+
+    /// A client that keeps a cache.
+    pub(crate) async fn follower(&self) -> Arc<Client> {
+        self.client_with(ClientOptions { follow: true, ..ClientOptions::default() }).await
+    }
+
+    async fn client_with(&self, options: ClientOptions) -> Arc<Client> {
         let seeds: Vec<String> = self.nodes.iter().map(TestNode::address).collect();
-        let connected = Client::connect(self.env.clone(), &seeds, ClientOptions::default()).await;
+        let connected = Client::connect(self.env.clone(), &seeds, options).await;
         connected.expect("connects")
     }
 }

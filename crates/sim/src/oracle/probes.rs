@@ -30,7 +30,7 @@ impl Inner {
     /// Asks what the entry that was just applied makes worth asking.
     pub(super) fn probe(&mut self, before: &Before, index: LogIndex, answer: &Answer) {
         match (before.command(), answer) {
-            (Command::Fs(batch), Answer::Fs(_))
+            (Command::Fs(batch), Answer::Fs { .. })
                 if batch.acked_below > 1 && self.may_copy(Probe::Settled) =>
             {
                 self.probe_settled_request(index, batch);
@@ -72,7 +72,7 @@ impl Inner {
         let request = SessionRequest { request: batch.acked_below - 1, op: first.op.clone() };
         let late = SessionBatch { requests: vec![request], ..batch.clone() };
         let answer = self.ask(&mut self.replica.kv.clone(), Command::Fs(late));
-        let Some(Answer::Fs(results)) = answer else { return };
+        let Some(Answer::Fs { results, .. }) = answer else { return };
         if !matches!(results[..], [Err(FsError::MaybeApplied | FsError::NoSession)]) {
             let detail = format!(
                 "after {}, request {} of {} would be carried out: {:?}",

@@ -106,7 +106,7 @@ impl Inner {
         self.note_fullness();
         self.probe(&before, index, &answer);
         match (&before.command, &answer) {
-            (Command::Fs(batch), Answer::Fs(results)) => {
+            (Command::Fs(batch), Answer::Fs { results, .. }) => {
                 self.check_requests(index, batch, results);
                 for (at, block) in new_blocks(batch) {
                     if results.get(at).is_some_and(Result::is_ok) {

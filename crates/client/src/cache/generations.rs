@@ -1,0 +1,67 @@
+//! A map of bounded size that forgets what was not asked for lately. Pure.
+
+use std::collections::BTreeMap;
+
+/// Two generations: what is put in or found goes into the young one; when that is half of the bound, it becomes
+/// the old one, and the old one goes. So whatever was used within the last half of the bound is kept.
+#[derive(Debug)]
+pub(super) struct Generations<K, V> {
+    young: BTreeMap<K, V>,
+    old: BTreeMap<K, V>,
+    half: usize,
+}
+
+impl<K: Ord + Clone, V> Generations<K, V> {
+    /// At most `most` entries, of which there must be at least two.
+    pub(super) fn new(most: usize) -> Self {
+        Generations { young: BTreeMap::new(), old: BTreeMap::new(), half: (most / 2).max(1) }
+    }
+
+    pub(super) fn get(&mut self, key: &K) -> Option<&mut V> {
+        if let Some(value) = self.old.remove(key) {
+            self.insert(key.clone(), value);
+        }
+        self.young.get_mut(key)
+    }
+
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        self.old.remove(&key);
+        if self.young.len() >= self.half && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    pub(super) fn remove(&mut self, key: &K) {
+        if self.young.remove(key).is_none() {
+            self.old.remove(key);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_stays_and_the_bound_holds() {
+        let mut map = Generations::new(10);
+        for n in 0..1000 {
+            map.insert(n, n);
+            assert_eq!(map.get(&0), Some(&mut 0));
+            assert_eq!(map.get(&n), Some(&mut n.clone()));
+            assert!(map.young.len() + map.old.len() <= 10);
+        }
+        assert!(map.get(&500).is_none());
+        map.insert(999, 7);
+        map.remove(&999);
+        assert!(map.get(&999).is_none(), "neither generation has it");
+        map.clear();
+        assert!(map.get(&0).is_none());
+    }
+}

@@ -1,0 +1,79 @@
+//! What a change touches: keys of the cache. Pure.
+
+use everhold_proto::InodeId;
+use everhold_proto::fs::{ChangeRecord, FsOp, Name};
+
+/// What the cache holds values under.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// Attributes of an inode, and which extended ones it lacks.
+    Inode(InodeId),
+    /// What a name stands for.
+    Entry(InodeId, Name),
+}
+
+/// What a change of this client touches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Touched {
+    pub(crate) keys: Vec<Key>,
+    /// The name that the inode in its answer has got, if it has.
+    pub(crate) names: Option<(InodeId, Name)>,
+    /// Whether these are all keys: else it also changes an inode that only the leader knows (the one that loses
+    /// a name), and the cache must hear of it from the feed.
+    pub(crate) is_whole: bool,
+}
+
+/// Keys that a change which is asked for touches if it is made. An inode that it creates is none of
+/// them: nobody can hold it yet.
+pub(crate) fn touched(op: &FsOp) -> Touched {
+    let inode = |inode: &InodeId| vec![Key::Inode(*inode)];
+    let entry = |parent: &InodeId, name: &Name| {
+        vec![Key::Inode(*parent), Key::Entry(*parent, name.clone())]
+    };
+    let whole = |keys| Touched { keys, names: None, is_whole: true };
+    let part = |keys| Touched { keys, names: None, is_whole: false };
+    match op {
+        FsOp::Create { parent, name, .. } => {
+            Touched { names: Some((*parent, name.clone())), ..whole(entry(parent, name)) }
+        }
+        FsOp::PutFile { parent, name, replace, .. } => Touched {
+            keys: entry(parent, name),
+            names: Some((*parent, name.clone())),
+            is_whole: !replace,
+        },
+        FsOp::Commit { inode: id, .. }
+        | FsOp::Fold { inode: id, .. }
+        | FsOp::Punch { inode: id, .. }
+        | FsOp::SetAttr { inode: id, .. }
+        | FsOp::SetXattr { inode: id, .. }
+        | FsOp::RemoveXattr { inode: id, .. } => whole(inode(id)),
+        FsOp::Link { inode: id, parent, name } => Touched {
+            keys: [inode(id), entry(parent, name)].concat(),
+            names: Some((*parent, name.clone())),
+            is_whole: true,
+        },
+        FsOp::Unlink { parent, name, .. } | FsOp::Rmdir { parent, name } => {
+            part(entry(parent, name))
+        }
+        FsOp::Rename { parent, name, new_parent, new_name, .. } => {
+            part([entry(parent, name), entry(new_parent, new_name)].concat())
+        }
+        // Handles are no attribute. What the last one frees had no name any more, and is not held.
+        FsOp::CloneRange { target, .. } => whole(inode(target)),
+        FsOp::CreateUnnamed { .. }
+        | FsOp::Lock { .. }
+        | FsOp::Unlock { .. }
+        | FsOp::Open { .. }
+        | FsOp::Release { .. } => whole(Vec::new()),
+    }
+}
+
+/// Keys that a change record tells of.
+pub(super) fn told(record: &ChangeRecord) -> Vec<Key> {
+    let mut keys = vec![Key::Inode(record.inode)];
+    for (directory, name) in record.entry.iter().chain(&record.old_entry) {
+        keys.push(Key::Inode(*directory));
+        keys.push(Key::Entry(*directory, name.clone()));
+    }
+    keys
+}

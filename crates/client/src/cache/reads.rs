@@ -1,0 +1,84 @@
+//! Questions that the cache answers if it may, and the leader otherwise. Either answer is as new as a
+//! linearizable read at some moment of the call.
+
+use crate::client::Client;
+use crate::error::{Result, unexpected};
+use bytes::Bytes;
+use everhold_proto::InodeId;
+use everhold_proto::fs::{Attr, FsAnswer, FsError, FsQuery, Name};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Client {
+    /// The attributes of an inode, from the cache if it has them. Without [`follow`] the leader is always asked.
+    /// The version may lag behind where content was only moved (`FsOp::Fold`).
+    ///
+    /// [`follow`]: crate::ClientOptions::follow
+    pub async fn cached_attr(self: &Arc<Self>, inode: InodeId) -> Result<Attr> {
+        match self.peek_attr(inode) {
+            Some(attr) => Ok(attr),
+            None => self.attr(inode).await,
+        }
+    }
+
+    /// What a name in a directory stands for, from the cache if it knows; `None`: nothing, or there is no such
+    /// directory.
+    pub async fn cached_lookup(
+        self: &Arc<Self>,
+        parent: InodeId,
+        name: &Name,
+    ) -> Result<Option<Attr>> {
+        if let Some(known) = self.peek_lookup(parent, name) {
+            return Ok(known);
+        }
+        match self.lookup(parent, name.clone()).await {
+            Ok(attr) => Ok(Some(attr)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// An extended attribute; `None`: the inode has none of this name, which the cache may know. Values are
+    /// always asked for.
+    pub async fn cached_xattr(
+        self: &Arc<Self>,
+        inode: InodeId,
+        name: &Bytes,
+    ) -> Result<Option<Bytes>> {
+        if self.peek_lacks(inode, name) {
+            return Ok(None);
+        }
+        match self.query(FsQuery::GetXattr { inode, name: name.clone() }).await {
+            Ok(FsAnswer::Value(value)) => Ok(Some(value)),
+            Ok(_) => Err(unexpected("a question for an extended attribute")),
+            Err(e) if matches!(e.fs(), Some(FsError::NoAttribute)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The attributes of an inode, if the cache may answer: without a question, and without waiting.
+    pub fn peek_attr(&self, inode: InodeId) -> Option<Attr> {
+        self.cache.as_ref()?.with(&self.env, |held| held.attr(inode))
+    }
+
+    /// What a name stands for, if the cache may answer; `Some(None)`: nothing.
+    pub fn peek_lookup(&self, parent: InodeId, name: &Name) -> Option<Option<Attr>> {
+        self.cache.as_ref()?.with(&self.env, |held| held.entry(parent, name))
+    }
+
+    /// Whether the cache may answer that an inode has no extended attribute of this name.
+    pub fn peek_lacks(&self, inode: InodeId, name: &[u8]) -> bool {
+        let lacks = |cache: &Arc<super::Cache>| {
+            cache.with(&self.env, |held| held.lacks(inode, name).then_some(()))
+        };
+        self.cache.as_ref().and_then(lacks).is_some()
+    }
+
+    /// How long an answer that the cache gives now may be used without asking again; zero: not at all.
+    /// Whoever copies answers (a kernel) must let go of them after it, or on a call of [`crate::Invalidate`].
+    pub fn cache_lease_left(&self) -> Duration {
+        let until = self.cache.as_ref().and_then(|cache| cache.held.lock().lease_until());
+        let now = self.env.clock.now();
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+}

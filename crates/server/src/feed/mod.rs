@@ -1,0 +1,176 @@
+//! The change feed towards caches: who follows it, and which answers wait for whom (ADR 0008).
+//!
+//! `rules` decides, `page` reads; this file is the tasks' side: answers wait here, and are woken by
+//! acknowledgements. **Invariant:** only the answer waits. The change is made, other batches go on, and no wait is
+//! longer than a lease or the caller's deadline.
+
+mod page;
+mod rules;
+
+pub(crate) use page::{Page, end, read};
+
+use crate::node::Node;
+use everhold_env::Clock;
+use everhold_namespace as namespace;
+use everhold_proto::planted::{self, Bug};
+use everhold_proto::{Error, Kind, SessionId};
+use parking_lot::Mutex;
+use rules::{Rules, Verdict};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// What a leader knows of the caches that follow it. One that does not lead keeps what it knew: answers
+/// that wait go by it.
+pub(crate) struct Feed {
+    rules: Mutex<Rules>,
+    /// Held while the rules of a new term are begun.
+    beginning: tokio::sync::Mutex<()>,
+    /// The highest position that an answer is about to show; followers wait for it.
+    noticed: watch::Sender<u64>,
+    /// Raised whenever an answer that waits may have become free.
+    progress: watch::Sender<u64>,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        let (noticed, progress) = (watch::Sender::new(0), watch::Sender::new(0));
+        let rules = Mutex::default();
+        Feed { rules, beginning: tokio::sync::Mutex::default(), noticed, progress }
+    }
+}
+
+impl Feed {
+    fn begin(&self, term: u64, now: Instant, following: BTreeSet<SessionId>) {
+        self.rules.lock().begin(term, now, following);
+        self.moved();
+    }
+
+    /// A session asks for records and acknowledges those below `acked_below`; the feed has come to `end`.
+    /// From now on answers wait for it. `Busy`: there are too many followers.
+    pub(crate) fn register(
+        &self,
+        session: SessionId,
+        acked_below: u64,
+        end: u64,
+        received: Instant,
+    ) -> Result<(), Error> {
+        let registered = self.rules.lock().register(session, acked_below, end, received);
+        self.moved();
+        registered.map_err(|_| Error::new(Kind::Busy, "too many sessions follow the change feed"))
+    }
+
+    /// How long the lease lasts, from `received` on, that goes with records read after this call.
+    pub(crate) fn grant(&self, session: SessionId, received: Instant) -> Duration {
+        self.rules.lock().grant(session, received)
+    }
+
+    /// The session has ended by its own will: it answers nothing from its cache any more.
+    pub(crate) fn forget(&self, session: SessionId) {
+        self.rules.lock().forget(session);
+        self.moved();
+    }
+
+    /// Follows the highest position that answers are about to show.
+    pub(crate) fn noticed(&self) -> watch::Receiver<u64> {
+        self.noticed.subscribe()
+    }
+
+    /// Waits until no cache but that of `own` can show less than this position. `false`: the deadline came
+    /// first.
+    async fn settled(
+        &self,
+        clock: &Clock,
+        position: u64,
+        own: Option<SessionId>,
+        deadline: Instant,
+    ) -> bool {
+        {
+            let mut rules = self.rules.lock();
+            if rules.is_quiet() {
+                return true;
+            }
+            rules.notice(position, clock.now());
+        }
+        self.noticed.send_if_modified(|noticed| {
+            let is_news = position > *noticed;
+            *noticed = position.max(*noticed);
+            is_news
+        });
+        if planted::has(Bug::AnswerBeforeAck) {
+            return true;
+        }
+        let mut progress = self.progress.subscribe();
+        loop {
+            let now = clock.now();
+            let verdict = self.rules.lock().may_answer(position, own, now);
+            let Verdict::NotBefore(until) = verdict else { return true };
+            if now >= deadline {
+                return false;
+            }
+            // Either somebody acknowledged or the time is up: both are judged in the next round. The
+            // sender lives as long as this does.
+            let _ = clock.until(until.min(deadline), progress.changed()).await;
+        }
+    }
+
+    fn moved(&self) {
+        self.progress.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+impl Node {
+    /// Waits until an answer that shows the change records below `position` may be given: until no cache
+    /// but that of `own` can still show what was before. Leaders only; the state that the answer shows was
+    /// read or changed in this leadership.
+    pub(crate) async fn settle(
+        &self,
+        position: u64,
+        own: Option<SessionId>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.begin_term(deadline).await?;
+        match self.feed.settled(&self.env.clock, position, own, deadline).await {
+            true => Ok(()),
+            false => {
+                let text = "other clients' caches may still show what was before";
+                Err(Error::new(Kind::Retry, text))
+            }
+        }
+    }
+
+    /// Makes sure that the feed's rules are those of the term that this node leads now.
+    pub(crate) async fn begin_term(&self, deadline: Instant) -> Result<(), Error> {
+        let consensus = self.leading()?;
+        let led = || consensus.term_led().ok_or_else(|| self.not_leader());
+        if self.feed.rules.lock().term() == led()? {
+            return Ok(());
+        }
+        let late = |_| Error::new(Kind::Retry, "the leadership was not confirmed in time");
+        let beginning = self.env.clock.until(deadline, self.feed.beginning.lock());
+        let _beginning = beginning.await.map_err(late)?;
+        let term = led()?;
+        if self.feed.rules.lock().term() == term {
+            return Ok(());
+        }
+        // Sessions that an earlier leader gave a lease were opened before this term began.
+        consensus.barrier(deadline).await?;
+        let following = consensus.read(|kv, _| namespace::sessions::following(kv))?;
+        if led()? != term {
+            return Err(self.not_leader());
+        }
+        if !following.is_empty() {
+            tracing::info!(
+                term,
+                sessions = following.len(),
+                "answers wait for the caches that follow"
+            );
+        }
+        self.feed.begin(term, self.env.clock.now(), following);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

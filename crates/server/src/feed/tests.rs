@@ -1,0 +1,74 @@
+//! Answers that wait, on a clock that the test moves.
+
+use super::*;
+use std::sync::Arc;
+
+const LEASE: Duration = rules::LEASE;
+const A: SessionId = SessionId(1);
+const B: SessionId = SessionId(2);
+
+fn feed() -> Arc<Feed> {
+    let feed = Arc::new(Feed::default());
+    feed.begin(1, Instant::now(), BTreeSet::new());
+    feed
+}
+
+/// An answer at position 9 to session A, that waits in a task.
+fn answer(feed: &Arc<Feed>, deadline: Duration) -> tokio::task::JoinHandle<(bool, Instant)> {
+    let (feed, deadline) = (feed.clone(), Instant::now() + deadline);
+    tokio::spawn(async move {
+        let settled = feed.settled(&Clock::real(), 9, Some(A), deadline).await;
+        (settled, Instant::now())
+    })
+}
+
+/// An acknowledgement wakes the answer at once: no time passes.
+#[tokio::test(start_paused = true)]
+async fn an_acknowledgement_wakes_the_answer() {
+    let (feed, begun) = (feed(), Instant::now());
+    feed.register(A, 8, 8, begun).unwrap();
+    feed.register(B, 8, 8, begun).unwrap();
+    let mut noticed = feed.noticed();
+    let waiting = answer(&feed, Duration::from_secs(10));
+    noticed.changed().await.expect("followers are told of the change");
+    assert_eq!(*noticed.borrow(), 9);
+    assert!(!waiting.is_finished());
+    feed.register(B, 9, 9, Instant::now()).unwrap();
+    assert_eq!(waiting.await.unwrap(), (true, begun));
+}
+
+/// A follower that has stopped delays the answer until its lease has ended, and no longer.
+#[tokio::test(start_paused = true)]
+async fn a_stopped_follower_delays_an_answer_by_its_lease() {
+    let (feed, begun) = (feed(), Instant::now());
+    feed.register(B, 8, 8, begun).unwrap();
+    let waiting = answer(&feed, Duration::from_secs(10));
+    let (settled, at) = waiting.await.unwrap();
+    assert!(settled);
+    assert!(at >= begun + LEASE && at < begun + LEASE + Duration::from_millis(5));
+    let (settled, later) = answer(&feed, Duration::from_secs(10)).await.unwrap();
+    assert_eq!((settled, later), (true, at), "it is not waited for again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_at_its_deadline() {
+    let (feed, begun) = (feed(), Instant::now());
+    feed.register(B, 8, 8, begun).unwrap();
+    let limit = Duration::from_millis(100);
+    let (settled, at) = answer(&feed, limit).await.unwrap();
+    assert!(!settled);
+    assert!(at >= begun + limit && at < begun + LEASE);
+}
+
+/// A new term begins while an answer waits: it goes by the new rules, which know of older leases.
+#[tokio::test(start_paused = true)]
+async fn answers_that_wait_go_by_the_newest_term() {
+    let (feed, begun) = (feed(), Instant::now());
+    feed.register(B, 8, 8, begun).unwrap();
+    let waiting = answer(&feed, Duration::from_secs(10));
+    tokio::time::advance(Duration::from_millis(300)).await;
+    let second = Instant::now();
+    feed.begin(2, second, BTreeSet::from([B]));
+    let (settled, at) = waiting.await.unwrap();
+    assert!(settled && at >= second + LEASE);
+}
