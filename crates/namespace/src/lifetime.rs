@@ -48,7 +48,7 @@ impl Tree<'_, '_> {
         self.ctx.kv.delete(&rows::unlinked(unlinked_ms, id))?;
         match self.inode_mut(id) {
             Ok(row) => row.unlinked_ms = None,
-            // The row that names it is gone, which was all that kept it.
+            // What is not there lingers no more.
             Err(Failure::Fs(FsError::NotFound)) => return Ok(()),
             Err(e) => return Err(e),
         }

@@ -106,7 +106,7 @@ impl NodeHost {
         config.segment_bytes = ByteSize(SEGMENT_BYTES);
         // Small, so that a run of a minute takes snapshots and purges the log.
         config.metadata = MetadataStorage {
-            log_segment_bytes: ByteSize(1 << 20),
+            log_segment_bytes: ByteSize(2 << 20),
             snapshot_log_bytes: ByteSize(192 << 10),
             keep_log_bytes: ByteSize(64 << 10),
             cache_bytes: ByteSize(8 << 20),
