@@ -1,7 +1,8 @@
 //! The command line: what there is to say, and nothing about how it is done. Raw flags become
 //! validated values here, so that the commands never see a text that is not a size or an id.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use everhold_proto::fs::Consistency;
 use everhold_proto::{ByteSize, NodeId};
 use std::path::PathBuf;
 
@@ -19,6 +20,24 @@ const AFTER_HELP: &str = "\
 Start with `everhold up`, then `everhold fs put FILE /FILE` in another terminal.
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 cluster unreachable, 5 busy or timed out,
 6 data corrupt or lost, 7 no space, 8 exists or changed meanwhile, 9 foreign cluster or format, 130 interrupted.";
+
+/// The strategies as they are called on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConsistencyArg {
+    Strict,
+    CloseToOpen,
+    Relaxed,
+}
+
+impl From<ConsistencyArg> for Consistency {
+    fn from(arg: ConsistencyArg) -> Self {
+        match arg {
+            ConsistencyArg::Strict => Consistency::Strict,
+            ConsistencyArg::CloseToOpen => Consistency::CloseToOpen,
+            ConsistencyArg::Relaxed => Consistency::Relaxed,
+        }
+    }
+}
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
@@ -49,6 +68,13 @@ pub(crate) enum Command {
     /// Work with files in the cluster
     #[command(subcommand)]
     Fs(FsCommand),
+    /// Mount the cluster as a file system of this machine (Linux, FUSE)
+    Mount(MountArgs),
+    /// Unmount: what was written is committed first
+    Umount {
+        /// The mount point
+        path: PathBuf,
+    },
     /// State of the cluster: nodes, leader, redundancy, findings
     Status,
     /// Nodes: list, start, stop, maintenance
@@ -112,6 +138,66 @@ pub(crate) struct ServerArgs {
     /// Worker threads; without it, one per core
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+}
+
+/// `everhold mount`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct MountArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<MountCommand>,
+    #[command(flatten)]
+    pub(crate) here: MountHere,
+}
+
+/// Mounts of this machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MountCommand {
+    /// Mounts of this machine, and whether they work
+    Ls,
+    /// Counts and times of each operation of a mount
+    Stats {
+        /// The mount point
+        path: PathBuf,
+    },
+}
+
+/// One mount.
+#[derive(Debug, Args)]
+pub(crate) struct MountHere {
+    /// The directory to mount on
+    #[arg(required = true)]
+    pub(crate) path: Option<PathBuf>,
+    /// Stay in the foreground, until Ctrl-C or `umount`
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Where the log of a mount in the background goes
+    #[arg(long, value_name = "FILE", conflicts_with = "foreground")]
+    pub(crate) log: Option<PathBuf>,
+    /// Refuse changes
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Only for the user who mounts; else for everybody, by the files' permissions
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Ignore device nodes and set-id bits
+    #[arg(long)]
+    pub(crate) no_dev_suid: bool,
+    /// What an operation does when the cluster does not answer: wait (up to 15 minutes) or fail after 30 s
+    #[arg(long, value_enum, default_value_t = OnLossArg::Wait)]
+    pub(crate) on_loss: OnLossArg,
+    /// Threads that take requests from the kernel
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) threads: u16,
+}
+
+/// See [`everhold_fuse::OnLoss`].
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum OnLossArg {
+    /// Wait.
+    Wait,
+    /// Fail with an error.
+    Error,
 }
 
 /// `everhold up`.
@@ -343,6 +429,16 @@ pub(crate) enum FsCommand {
         target: String,
         /// The new name
         link: String,
+    },
+    /// Set how mounts may cache files and what is created in directories from now on
+    Set {
+        /// strict: every read sees what was written before; close-to-open: whoever opens sees what was
+        /// closed before; relaxed: answers may be a little old
+        #[arg(long, value_enum)]
+        consistency: ConsistencyArg,
+        /// Which
+        #[arg(required = true)]
+        paths: Vec<String>,
     },
     /// Space used by files and trees
     Du {

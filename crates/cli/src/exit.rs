@@ -183,6 +183,9 @@ pub(crate) fn of_fs(error: &FsError) -> (Exit, &'static str) {
             Exit::Usage,
             "check the path: absolute, names of 1 to 255 bytes, not . or .., no loop of links",
         ),
+        FsError::Locked => {
+            (Exit::Conflict, "another program has locked it; try again when it is done")
+        }
         FsError::NoSpace => of_kind(Kind::Full),
         FsError::Stale { .. } => of_kind(Kind::Conflict),
         FsError::NoSession | FsError::WindowExceeded | FsError::BlocksRefused(_) => {
@@ -191,6 +194,7 @@ pub(crate) fn of_fs(error: &FsError) -> (Exit, &'static str) {
         FsError::MaybeApplied => of_kind(Kind::MaybeApplied),
         FsError::TooManyLinks
         | FsError::TooLarge
+        | FsError::NoLocks
         | FsError::NotPermitted
         | FsError::NoAttribute => (
             Exit::Failed,

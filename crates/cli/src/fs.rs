@@ -56,6 +56,9 @@ async fn dispatch(command: FsCommand, client: &Arc<Client>, json: bool) -> CliRe
         FsCommand::Ln { symbolic, target, link } => {
             change::ln(client, &target, &link, symbolic).await
         }
+        FsCommand::Set { consistency, paths } => {
+            change::set(client, &paths, consistency.into()).await
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod fs;
 mod generated;
 mod interrupt;
 mod local;
+mod mount;
 mod node;
 mod output;
 mod server;
@@ -68,6 +69,8 @@ async fn run(cli: Cli) -> CliResult {
         Command::Up(args) => up::run(args, global.json).await,
         Command::Demo(args) => demo::run(args, global.json).await,
         Command::Fs(command) => fs::run(command, &global).await,
+        Command::Mount(args) => mount::run(args, &global).await,
+        Command::Umount { path } => mount::umount(&path),
         Command::Status => status::run(&global).await,
         Command::Node(command) => node::run(command, &global).await,
         Command::Pg(PgCommand::Ls) => views::pgs(&global).await,
@@ -82,6 +85,7 @@ fn start_log(command: &Command) {
     let default = match command {
         // openraft tells each of its steps at that level.
         Command::Server(_) => "info,openraft=warn",
+        Command::Mount(_) => "info",
         _ => "error",
     };
     let filter =

@@ -8,4 +8,4 @@ mod put;
 
 pub(crate) use choice::Choices;
 pub(crate) use plan::{Piece, plan};
-pub(crate) use put::Written;
+pub(crate) use put::{Part, Written};

@@ -3,6 +3,7 @@
 use crate::blocks::Choices;
 use crate::cache::{self, Cache};
 use crate::error::{ClientError, Result};
+use crate::file::Dirty;
 use crate::health::{Budget, Peers};
 use crate::meta::{Combiner, Doubt, View};
 use crate::session::Session;
@@ -41,6 +42,8 @@ pub struct ClientOptions {
     pub name: String,
     /// How long an operation of the tree tries before it gives up.
     pub deadline: Duration,
+    /// How long operations try once the client is connected; `None`: as long as `deadline`.
+    pub operation_deadline: Option<Duration>,
     /// User that new files belong to.
     pub uid: u32,
     /// Group that new files belong to.
@@ -63,6 +66,7 @@ impl Default for ClientOptions {
         ClientOptions {
             name: "client".into(),
             deadline: Duration::from_secs(30),
+            operation_deadline: None,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             write_window: 10,
@@ -90,6 +94,8 @@ pub struct Client {
     pub(crate) cache: Option<Arc<Cache>>,
     /// Memory of blocks on their way, in blocks.
     pub(crate) memory: Arc<Semaphore>,
+    /// Bytes in open files that are not committed.
+    pub(crate) dirty: Dirty,
     session: ArcSwap<Session>,
     /// Held while a session is opened.
     opening: tokio::sync::Mutex<()>,
@@ -114,6 +120,7 @@ impl Client {
         let mut client = Client {
             peers: Peers::new(env.entropy.clone()),
             memory: Arc::new(Semaphore::new(options.buffers.max(1))),
+            dirty: Dirty::default(),
             view: View::new(seeds.to_vec()),
             budget: Budget::default(),
             stats: Stats::default(),
@@ -181,14 +188,14 @@ impl Client {
         Ok(self.ask_leader(request, self.deadline(), &mut doubt).await?)
     }
 
-    /// Owner and mode of something new.
+    /// Owner and mode of something new; the mode is taken as it is.
     pub fn owner(&self, mode: u32) -> Owner {
-        Owner { uid: self.options.uid, gid: self.options.gid, mode }
+        Owner { uid: self.options.uid, gid: self.options.gid, mode, umask: 0 }
     }
 
     /// The deadline of an operation that starts now.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.env.clock.now() + self.options.deadline
+    pub fn deadline(&self) -> Instant {
+        self.env.clock.now() + self.options.operation_deadline.unwrap_or(self.options.deadline)
     }
 
     pub(crate) fn session(&self) -> Arc<Session> {

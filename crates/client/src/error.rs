@@ -91,7 +91,9 @@ impl ClientError {
             ClientError::Local { .. } => Kind::Internal,
             ClientError::Fs(e) => match e {
                 FsError::NotFound | FsError::NoAttribute => Kind::NotFound,
-                FsError::Exists | FsError::NotEmpty | FsError::Stale { .. } => Kind::Conflict,
+                FsError::Exists | FsError::NotEmpty | FsError::Locked | FsError::Stale { .. } => {
+                    Kind::Conflict
+                }
                 FsError::NoSpace => Kind::Full,
                 FsError::BlocksRefused(_) | FsError::NoSession => Kind::Fenced,
                 FsError::MaybeApplied => Kind::MaybeApplied,
@@ -103,6 +105,7 @@ impl ClientError {
                 | FsError::TooManyLinks
                 | FsError::Loop
                 | FsError::TooLarge
+                | FsError::NoLocks
                 | FsError::NotPermitted => Kind::Invalid,
             },
         }

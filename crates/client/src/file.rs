@@ -2,9 +2,12 @@
 //! writes of ranges.
 
 mod commit;
+mod open;
 mod range;
 mod reader;
 mod writer;
 
+pub(crate) use open::Dirty;
+pub use open::OpenFile;
 pub use reader::FileReader;
 pub use writer::{CreateOptions, FileWriter};

@@ -19,6 +19,7 @@ mod file;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
+mod inode;
 mod meta;
 mod session;
 mod stats;
@@ -30,7 +31,7 @@ pub use buffers::{Buffer, Buffers};
 pub use cache::Invalidate;
 pub use client::{Client, ClientOptions};
 pub use error::{ClientError, Result};
-pub use file::{CreateOptions, FileReader, FileWriter};
+pub use file::{CreateOptions, FileReader, FileWriter, OpenFile};
 pub use stats::{OperationStats, StatsSnapshot};
 pub use transfer::{Progress, Totals, TransferOptions, TransferReport};
 pub use tree::{Entry, Resolved};

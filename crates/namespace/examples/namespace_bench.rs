@@ -16,7 +16,7 @@ use std::time::Instant;
 
 const BATCH: u64 = 64;
 const FILES_PER_DIRECTORY: u64 = 1000;
-const OWNER: Owner = Owner { uid: 0, gid: 0, mode: 0o644 };
+const OWNER: Owner = Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 };
 
 struct Bench {
     kv: MemKv,
@@ -115,7 +115,8 @@ fn main() -> KvResult<()> {
     let start = Instant::now();
     for from in (0..files).step_by(BATCH as usize) {
         let batch = from..(from + BATCH).min(files);
-        let unlink = |i| FsOp::Unlink { parent: directory(i), name: name(format!("f{i}")) };
+        let unlink =
+            |i| FsOp::Unlink { parent: directory(i), name: name(format!("f{i}")), linger: false };
         bench.batch(batch.map(unlink).collect())?;
     }
     report("unlink it", files, start);

@@ -61,7 +61,7 @@ pub(crate) fn collect(
 }
 
 /// The part of an extent in `[from, to)`, which lies within it.
-fn cut(extent: &Extent, from: u64, to: u64) -> Extent {
+pub(crate) fn cut(extent: &Extent, from: u64, to: u64) -> Extent {
     let skip = from - extent.offset;
     let source = match &extent.source {
         Source::Inline(bytes) => {
@@ -217,6 +217,7 @@ impl Tree<'_, '_> {
     /// Removes the row of an extent and its reference, but not its bytes from any total.
     pub(crate) fn drop_row(&mut self, fork: u64, extent: &Extent) -> KvResult<()> {
         self.refer(extent, -1);
+        self.dropped += 1;
         self.ctx.kv.delete(&rows::extent(fork, extent.end()))
     }
 

@@ -10,12 +10,16 @@
 //! (dropping a huge file, ending a session with many open files) is put on a list that [`reap`]
 //! works off.
 
+mod access;
+mod acl;
 pub mod changes;
 mod content;
 mod execute;
 mod extents;
 mod failure;
+mod lifetime;
 pub mod limits;
+mod locks;
 mod ops;
 mod overlay;
 mod query;
@@ -26,7 +30,7 @@ mod tree;
 
 pub use execute::apply;
 pub use query::{query, usage};
-pub use reap::reap;
+pub use reap::{is_reapable, reap};
 pub use tree::create_root;
 
 #[cfg(test)]

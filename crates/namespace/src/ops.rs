@@ -2,8 +2,10 @@
 //! business: whoever proposes an operation may do it.
 
 mod attributes;
+mod clone;
 mod create;
 mod handles;
+pub(crate) mod locks;
 mod names;
 mod rename;
 mod write;
@@ -40,7 +42,7 @@ pub(crate) fn perform(tree: &mut Tree<'_, '_>, op: &FsOp) -> Outcome<FsReply> {
         }
         FsOp::Punch { inode, offset, length } => write::punch(tree, *inode, *offset, *length),
         FsOp::Link { inode, parent, name } => names::link(tree, *inode, entry(parent, name)),
-        FsOp::Unlink { parent, name } => names::unlink(tree, entry(parent, name)),
+        FsOp::Unlink { parent, name, linger } => names::unlink(tree, entry(parent, name), *linger),
         FsOp::Rmdir { parent, name } => names::rmdir(tree, entry(parent, name)),
         FsOp::Rename { parent, name, new_parent, new_name, mode } => {
             rename::rename(tree, entry(parent, name), entry(new_parent, new_name), *mode)
@@ -50,5 +52,26 @@ pub(crate) fn perform(tree: &mut Tree<'_, '_>, op: &FsOp) -> Outcome<FsReply> {
         FsOp::RemoveXattr { inode, name } => xattr::remove(tree, *inode, name),
         FsOp::Open { inode } => handles::open(tree, *inode),
         FsOp::Release { inode } => handles::release(tree, *inode),
+        FsOp::CloneRange { source, source_offset, length, target, target_offset } => {
+            let clone = clone::Clone {
+                source: *source,
+                source_offset: *source_offset,
+                length: *length,
+                target: *target,
+                target_offset: *target_offset,
+            };
+            clone::clone_range(tree, &clone)
+        }
+        FsOp::CreateUnnamed { parent, owner, linkable } => {
+            create::create_unnamed(tree, *parent, *owner, *linkable)
+        }
+        FsOp::Lock { inode, space, owner, kind, start, end, pid } => {
+            let (inode, space, owner, start, end) = (*inode, *space, *owner, *start, *end);
+            locks::lock(tree, &locks::Wanted { inode, space, owner, start, end }, *kind, *pid)
+        }
+        FsOp::Unlock { inode, space, owner, start, end } => {
+            let (inode, space, owner, start, end) = (*inode, *space, *owner, *start, *end);
+            locks::unlock(tree, &locks::Wanted { inode, space, owner, start, end })
+        }
     }
 }

@@ -5,6 +5,8 @@ mod resolve;
 use crate::extents;
 use crate::failure::{Outcome, split};
 use crate::limits::PAGE_INLINE_BYTES_MAX;
+use crate::locks::{self, Held, Holder, Range};
+use crate::ops;
 use crate::rows::{self, DentryRow, InodeRow};
 use bytes::Bytes;
 use everhold_proto::fs::*;
@@ -55,6 +57,14 @@ fn answer(kv: &dyn KvRead, question: &FsQuery) -> Outcome<FsAnswer> {
             Ok(FsAnswer::Value(value.ok_or(FsError::NoAttribute)?))
         }
         FsQuery::ListXattr { inode } => list_xattr(kv, *inode),
+        FsQuery::TestLock { inode, session, space, owner, kind, start, end } => {
+            load(kv, *inode)?;
+            let range = Range::of(*space, *start, *end).ok_or(FsError::Invalid)?;
+            let holder = Holder { session: *session, space: *space, owner: *owner };
+            let (held, _ended) = ops::locks::read(kv, *inode)?;
+            let conflict = locks::conflict(&held, holder, range, *kind);
+            Ok(FsAnswer::Lock(conflict.map(Held::info)))
+        }
         FsQuery::Usage => Ok(FsAnswer::Usage(usage(kv)?)),
     }
 }

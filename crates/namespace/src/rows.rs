@@ -1,7 +1,11 @@
 //! Rows and keys of the namespace's tables; see `everhold_proto::tables` for the whole key space.
 
+use crate::locks::{Held, Holder, Range};
 use bytes::Bytes;
-use everhold_proto::fs::{Attr, Extent, FileKind, FsError, FsReply, Name, Source};
+use everhold_proto::fs::{
+    Attr, Consistency, Extent, FileKind, FsError, FsReply, LockKind, LockOwner, LockSpace, Name,
+    Source,
+};
 use everhold_proto::ids::*;
 use everhold_proto::kv::{KvRead, KvResult, get_row};
 use everhold_proto::tables::{Key, Table};
@@ -15,7 +19,7 @@ pub(crate) struct InodeRow {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// 0: no name is left; open handles keep the row.
+    /// 0: there is no name; open handles keep the row, or it lingers.
     pub(crate) nlink: u32,
     pub(crate) size: u64,
     pub(crate) allocated: u64,
@@ -26,6 +30,11 @@ pub(crate) struct InodeRow {
     pub(crate) rdev: u64,
     pub(crate) version: u64,
     pub(crate) policy: PolicyId,
+    pub(crate) consistency: Consistency,
+    /// Log time at which the last name went, as long as the inode lingers.
+    pub(crate) unlinked_ms: Option<u64>,
+    /// Created without a name, and may get its first.
+    pub(crate) linkable: bool,
     /// Number of extended attributes.
     pub(crate) xattrs: u32,
     /// Of a directory: the one that holds it (the root's is the root).
@@ -67,6 +76,7 @@ impl InodeRow {
             rdev: self.rdev,
             version: self.version,
             policy: self.policy,
+            consistency: self.consistency,
         }
     }
 
@@ -120,6 +130,33 @@ pub(crate) struct DoomedRow {
     pub(crate) to: u64,
     /// The file whose allocated bytes still contain the extents; `None` when they were subtracted.
     pub(crate) counted_in: Option<InodeId>,
+}
+
+/// A lock; its holder and first byte are in the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LockRow {
+    pub(crate) end: u64,
+    pub(crate) kind: LockKind,
+    pub(crate) pid: u32,
+}
+
+impl LockRow {
+    /// The lock of the row under `key`; `None` for a key that is none of a lock.
+    pub(crate) fn at(self, key: &[u8]) -> Option<Held> {
+        let number = |at: usize| last_u64(key.get(..at + 8)?);
+        let space = match key.get(SPACE_AT)? {
+            0 => LockSpace::Posix,
+            1 => LockSpace::Flock,
+            _ => return None,
+        };
+        let holder = Holder {
+            session: SessionId(number(9)?),
+            space,
+            owner: LockOwner(number(SPACE_AT + 1)?),
+        };
+        let range = Range { start: last_u64(key)?, end: self.end };
+        Some(Held { holder, range, kind: self.kind, pid: self.pid })
+    }
 }
 
 /// What was answered to a request.
@@ -197,6 +234,41 @@ pub(crate) fn ended_session(session: SessionId) -> Vec<u8> {
 
 pub(crate) fn change(sequence: u64) -> Vec<u8> {
     Key::new(Table::Change).u64(sequence).done()
+}
+
+pub(crate) fn unlinked(unlinked_ms: u64, inode: InodeId) -> Vec<u8> {
+    Key::new(Table::Unlinked).u64(unlinked_ms).u64(inode.0).done()
+}
+
+/// Where the space is in a key of `Lock`: after table, inode and session.
+const SPACE_AT: usize = 17;
+
+pub(crate) fn lock(inode: InodeId, holder: Holder, start: u64) -> Vec<u8> {
+    let space = match holder.space {
+        LockSpace::Posix => 0,
+        LockSpace::Flock => 1,
+    };
+    let key = Key::new(Table::Lock).u64(inode.0).u64(holder.session.0);
+    key.u8(space).u64(holder.owner.0).u64(start).done()
+}
+
+/// Prefix of all locks on an inode.
+pub(crate) fn locks_of(inode: InodeId) -> Vec<u8> {
+    Key::new(Table::Lock).u64(inode.0).done()
+}
+
+/// Prefix of all locks of a session on an inode.
+pub(crate) fn locks_of_session(inode: InodeId, session: SessionId) -> Vec<u8> {
+    Key::new(Table::Lock).u64(inode.0).u64(session.0).done()
+}
+
+pub(crate) fn session_lock(session: SessionId, inode: InodeId) -> Vec<u8> {
+    Key::new(Table::SessionLock).u64(session.0).u64(inode.0).done()
+}
+
+/// Prefix of all inodes that a session has locks on.
+pub(crate) fn session_locks_of(session: SessionId) -> Vec<u8> {
+    Key::new(Table::SessionLock).u64(session.0).done()
 }
 
 /// Prefix of a whole table.

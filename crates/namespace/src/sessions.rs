@@ -37,7 +37,8 @@ pub fn renew(
     Ok(row.map(|_| ()).ok_or(FsError::NoSession))
 }
 
-/// Ends a session: its floor becomes infinite, its kept answers go, its open handles are forgotten
+/// Ends a session: its floor becomes infinite, its kept answers go, its locks are void at once, and the
+/// rows of these and of its open handles are dropped
 /// (those that are too many for one entry by `reap`). Ending an ended session does nothing.
 pub fn end(ctx: &mut Apply<'_>, session: SessionId) -> KvResult<()> {
     let key = tables::session(session);
@@ -45,7 +46,7 @@ pub fn end(ctx: &mut Apply<'_>, session: SessionId) -> KvResult<()> {
     let answers = prefix_end(&rows::kept_answers_of(session));
     drop_answers(ctx, session, row.acked_below, &answers)?;
     ctx.kv.delete(&key)?;
-    if forget_handles(ctx, Grant::of(session, u64::MAX), END_HANDLES_MAX)? >= END_HANDLES_MAX {
+    if forget_held(ctx, Grant::of(session, u64::MAX), END_HANDLES_MAX)? >= END_HANDLES_MAX {
         put_row(ctx.kv, &rows::ended_session(session), &())?;
     }
     Ok(())
@@ -107,8 +108,36 @@ fn drop_answers(ctx: &mut Apply<'_>, session: SessionId, from: u64, to: &[u8]) -
     keys.iter().try_for_each(|key| ctx.kv.delete(key))
 }
 
+/// Forgets up to `limit` open handles and locks of an ended session; answers how many. Fewer than
+/// `limit`: there are no more.
+pub(crate) fn forget_held(ctx: &mut Apply<'_>, grant: Grant, limit: usize) -> KvResult<usize> {
+    let mut forgotten = forget_handles(ctx, grant, limit)?;
+    while forgotten < limit {
+        let dropped = forget_locks(ctx, grant, limit - forgotten)?;
+        if dropped == 0 {
+            break;
+        }
+        forgotten += dropped;
+    }
+    Ok(forgotten)
+}
+
+/// Drops up to `limit` locks of an ended session on one inode; answers how many, and 0 only if it has
+/// no locks any more.
+fn forget_locks(ctx: &mut Apply<'_>, grant: Grant, limit: usize) -> KvResult<usize> {
+    let prefix = rows::session_locks_of(grant.session);
+    let inodes: Vec<InodeId> = scan_rows(&*ctx.kv, &prefix, &prefix_end(&prefix), 1, |key, ()| {
+        rows::last_u64(key).map(InodeId)
+    })?;
+    let Some(inode) = inodes.into_iter().next() else { return Ok(0) };
+    let outcome =
+        tree::run(ctx, grant, |tree| Ok(tree.drop_locks(grant.session, inode, limit)?))?;
+    debug_assert!(outcome.is_ok(), "dropping locks answers no client: {outcome:?}");
+    Ok(outcome.unwrap_or(0).max(1))
+}
+
 /// Forgets up to `limit` open handles of an ended session; answers how many.
-pub(crate) fn forget_handles(ctx: &mut Apply<'_>, grant: Grant, limit: usize) -> KvResult<usize> {
+fn forget_handles(ctx: &mut Apply<'_>, grant: Grant, limit: usize) -> KvResult<usize> {
     let prefix = rows::session_handles_of(grant.session);
     let inodes: Vec<InodeId> =
         scan_rows(&*ctx.kv, &prefix, &prefix_end(&prefix), limit, |key, ()| {

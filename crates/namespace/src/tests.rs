@@ -3,8 +3,11 @@
 mod content;
 mod events;
 mod invariants;
+mod lifetimes;
+mod locking;
 mod model;
 mod names;
 mod paths;
+mod permissions;
 mod requests;
 mod world;

@@ -1,7 +1,5 @@
 //! One request at work: the inodes it has loaded, the block references it changes, and the few steps
-//! that all operations are made of (load, link a name, remove a name, free what nobody needs).
-//!
-//! **Invariant:** an inode row exists as long as a name or an open handle does, and no longer.
+//! that all operations are made of (load, create, link a name, remove a name).
 
 use crate::failure::{Outcome, split};
 use crate::limits::DROP_EXTENTS_MAX;
@@ -10,18 +8,21 @@ use crate::rows::{self, DentryRow, InodeRow};
 use bytes::Bytes;
 use everhold_cluster::table;
 use everhold_proto::apply::Apply;
-use everhold_proto::fs::{Attr, ChangeKind, ChangeRecord, FileKind, FsError, Name, Owner};
+use everhold_proto::fs::{
+    Attr, ChangeKind, ChangeRecord, Consistency, FileKind, FsError, Name, Owner,
+};
 use everhold_proto::ids::*;
-use everhold_proto::kv::{self, KvResult, put_row};
+use everhold_proto::kv::{KvResult, put_row};
 use everhold_proto::units::Timestamp;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 /// Mode bits that a file keeps.
 pub(crate) const MODE_MASK: u32 = 0o7777;
 pub(crate) const SETUID: u32 = 0o4000;
 pub(crate) const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o0010;
+/// Where Linux keeps what a program may do.
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// A directory and a name in it.
 pub(crate) type Entry = (InodeId, Name);
@@ -50,6 +51,8 @@ pub(crate) struct Tree<'a, 'k> {
     /// Changes of (references, live bytes), applied once at the end: a block whose extent is cut in
     /// two must not die in between.
     pub(crate) references: BTreeMap<(PgId, BlockId), (i64, i64)>,
+    /// Rows of freed inodes that were dropped.
+    pub(crate) dropped: usize,
 }
 
 struct Loaded {
@@ -67,7 +70,7 @@ pub(crate) fn run<T>(
     let mut inner =
         Apply { kv: &mut overlay, header: ctx.header.clone(), index: ctx.index, stamp: ctx.stamp };
     let (inodes, references) = (BTreeMap::new(), BTreeMap::new());
-    let mut tree = Tree { ctx: &mut inner, grant, inodes, references };
+    let mut tree = Tree { ctx: &mut inner, grant, inodes, references, dropped: 0 };
     let outcome = split(work(&mut tree))?;
     if outcome.is_ok() {
         tree.finish()?;
@@ -80,10 +83,8 @@ pub(crate) fn run<T>(
 
 /// Makes the root directory of a new cluster; its data follows the default policy.
 pub fn create_root(ctx: &mut Apply<'_>) -> KvResult<()> {
-    let row = InodeRow {
-        nlink: 2,
-        ..new_row(FileKind::Directory, Owner { uid: 0, gid: 0, mode: 0o755 }, ctx.stamp.wall)
-    };
+    let owner = Owner { uid: 0, gid: 0, mode: 0o755, umask: 0 };
+    let row = InodeRow { nlink: 2, ..new_row(FileKind::Directory, owner, ctx.stamp.wall) };
     put_row(ctx.kv, &rows::inode(InodeId::ROOT), &row)?;
     ctx.header.next_inode = InodeId::ROOT.0 + 1;
     ctx.header.next_change = ctx.header.next_change.max(1);
@@ -107,6 +108,9 @@ fn new_row(kind: FileKind, owner: Owner, now: Timestamp) -> InodeRow {
         rdev: 0,
         version: 1,
         policy: PolicyId::default(),
+        consistency: Consistency::default(),
+        unlinked_ms: None,
+        linkable: false,
         xattrs: 0,
         parent: InodeId::ROOT,
         target: Bytes::new(),
@@ -196,9 +200,13 @@ impl Tree<'_, '_> {
         owner: Owner,
         parent: InodeId,
     ) -> Outcome<InodeId> {
+        self.directory(parent)?;
+        let permissions = self.permissions(kind, owner, parent)?;
+        let owner = Owner { mode: permissions.mode, ..owner };
         let mut row = new_row(kind, owner, self.now());
-        let directory = self.directory(parent)?;
+        let directory = self.inode(parent)?;
         row.policy = directory.policy;
+        row.consistency = directory.consistency;
         if directory.mode & SETGID != 0 {
             row.gid = directory.gid;
             row.mode |= if kind == FileKind::Directory { SETGID } else { 0 };
@@ -210,6 +218,7 @@ impl Tree<'_, '_> {
         let id = InodeId(self.next_number());
         self.ctx.header.inodes += 1;
         self.inodes.insert(id, Loaded { row, dirty: true });
+        self.give_lists(id, permissions)?;
         Ok(id)
     }
 
@@ -250,56 +259,12 @@ impl Tree<'_, '_> {
         self.add_entry(entry, inode)
     }
 
-    /// Takes one name away from an inode that is no directory, or its only one from an empty directory.
-    pub(crate) fn drop_link(&mut self, id: InodeId) -> Outcome<()> {
-        let row = self.touch(id)?;
-        row.nlink = if row.is_directory() { 0 } else { row.nlink.saturating_sub(1) };
-        self.free_if_unused(id)
-    }
-
-    /// Removes an inode that has neither a name nor an open handle.
-    pub(crate) fn free_if_unused(&mut self, id: InodeId) -> Outcome<()> {
-        if self.inode(id)?.nlink > 0 || self.any(&rows::open_handles_of(id))? {
-            return Ok(());
-        }
-        if self.inode(id)?.allocated > 0 {
-            self.clear(id, 0, u64::MAX)?;
-        }
-        let (allocated, xattrs) = {
-            let row = self.inode(id)?;
-            (row.allocated, row.xattrs)
-        };
-        if xattrs > 0 {
-            self.delete_range(&rows::xattr(id, &[]))?;
-        }
+    /// Drops what was loaded of an inode that is freed.
+    pub(crate) fn forget(&mut self, id: InodeId) {
         self.inodes.remove(&id);
-        self.ctx.kv.delete(&rows::inode(id))?;
-        self.ctx.header.inodes = self.ctx.header.inodes.saturating_sub(1);
-        self.ctx.header.bytes = self.ctx.header.bytes.saturating_sub(allocated);
-        Ok(())
     }
 
-    /// Whether there is a key with this prefix.
-    pub(crate) fn any(&self, prefix: &[u8]) -> KvResult<bool> {
-        let mut found = false;
-        self.ctx.kv.scan(prefix, &kv::prefix_end(prefix), &mut |_, _| {
-            found = true;
-            ControlFlow::Break(())
-        })?;
-        Ok(found)
-    }
-
-    /// Deletes all keys with this prefix; their number is bounded by whoever writes them.
-    fn delete_range(&mut self, prefix: &[u8]) -> KvResult<()> {
-        let mut keys = Vec::new();
-        self.ctx.kv.scan(prefix, &kv::prefix_end(prefix), &mut |key, _| {
-            keys.push(key.to_vec());
-            ControlFlow::Continue(())
-        })?;
-        keys.iter().try_for_each(|key| self.ctx.kv.delete(key))
-    }
-
-    /// Clears the set-id bits as a write or a change of owner does.
+    /// Clears the set-id bits and the capabilities of a program as a write or a change of owner does.
     pub(crate) fn clear_privileges(&mut self, id: InodeId) -> Outcome<()> {
         let row = self.inode(id)?;
         if row.is_directory() {
@@ -309,8 +274,14 @@ impl Tree<'_, '_> {
         if cleared & GROUP_EXECUTE != 0 {
             cleared &= !SETGID;
         }
-        if cleared != row.mode {
+        let (changed, xattrs) = (cleared != row.mode, row.xattrs);
+        if changed {
             self.inode_mut(id)?.mode = cleared;
+        }
+        let capability = rows::xattr(id, CAPABILITY);
+        if xattrs > 0 && self.ctx.kv.get(&capability)?.is_some() {
+            self.ctx.kv.delete(&capability)?;
+            self.inode_mut(id)?.xattrs = xattrs - 1;
         }
         Ok(())
     }

@@ -48,3 +48,13 @@ pub const FEED_WAIT_MS_MAX: u32 = 200;
 pub const FOLLOWERS_MAX: usize = 1024;
 /// A dead block stays in the table this long so that readers of the old version can finish.
 pub const DEAD_GRACE_MS: u64 = 30_000;
+/// An inode without its last name stays this long in log time, so that a mount that has it open can
+/// still say so: some times what a mount takes to hear of the removal.
+pub const UNLINKED_LINGER_MS: u64 = 10_000;
+/// Ranges that are locked on one inode: more than a database locks, and a scan of them takes
+/// about a millisecond.
+pub const LOCKS_PER_INODE_MAX: usize = 4096;
+/// Records of the change feed that are kept: some hundred megabytes, and about an hour of a busy cluster.
+pub const CHANGES_KEPT_MAX: u64 = 1 << 20;
+/// Entries of one access control list: twice what ext4 has room for in its blocks of 4 KiB.
+pub const ACL_ENTRIES_MAX: usize = 1024;

@@ -12,6 +12,11 @@ impl Key {
     pub fn new(table: Table) -> Self {
         Key(vec![table as u8])
     }
+    /// Adds 8 bits.
+    pub fn u8(mut self, n: u8) -> Self {
+        self.0.push(n);
+        self
+    }
     /// Adds 16 bits.
     pub fn u16(mut self, n: u16) -> Self {
         self.0.extend(n.to_be_bytes());
@@ -85,6 +90,13 @@ pub enum Table {
     OpenHandle = b'O',
     /// session (u64), inode (u64) → (): the same by session.
     SessionHandle = b'H',
+    /// log time in ms (u64), inode (u64) → (): inodes without a name that may still be opened, in the
+    /// order in which they lost the last one.
+    Unlinked = b'T',
+    /// inode (u64), session (u64), space (u8), owner (u64), first byte (u64) → lock row.
+    Lock = b'C',
+    /// session (u64), inode (u64) → (): which inodes a session has locks on.
+    SessionLock = b'J',
     /// sequence (u64) → `fs::ChangeRecord`.
     Change = b'F',
 }

@@ -1,9 +1,9 @@
-//! Changing: `mv`, `rm`, `mkdir`, `ln`.
+//! Changing: `mv`, `rm`, `mkdir`, `ln`, `set`.
 
 use crate::exit::{CliError, CliResult, Exit};
 use crate::fs::{base_name, join, remote};
 use everhold_client::Client;
-use everhold_proto::fs::{FileKind, RenameMode};
+use everhold_proto::fs::{Consistency, FileKind, RenameMode, SetAttr};
 use std::sync::Arc;
 
 /// Mode of new directories.
@@ -88,6 +88,19 @@ pub(super) async fn ln(
         client.symlink(target, remote(link)?).await?;
     } else {
         client.hard_link(remote(target)?, remote(link)?).await?;
+    }
+    Ok(())
+}
+
+/// `set`.
+pub(super) async fn set(
+    client: &Arc<Client>,
+    paths: &[String],
+    consistency: Consistency,
+) -> CliResult {
+    for path in paths {
+        let set = SetAttr { consistency: Some(consistency), ..SetAttr::default() };
+        client.set_attr(remote(path)?, set).await?;
     }
     Ok(())
 }

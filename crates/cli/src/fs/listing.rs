@@ -231,6 +231,7 @@ fn print_stat(view: &EntryView) -> CliResult {
     line(format!("modified  {} UTC", time(attr.mtime)))?;
     line(format!("changed   {} UTC", time(attr.ctime)))?;
     line(format!("born      {} UTC", time(attr.btime)))?;
+    line(format!("caching   {}", attr.consistency))?;
     match &view.keeping {
         Some(p) => line(format!(
             "policy    {}: {} copies, durable on {} when acknowledged ({:?})",

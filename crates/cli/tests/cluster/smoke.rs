@@ -37,7 +37,9 @@ fn files_go_in_and_come_out() {
     cluster.ok(&["fs", "mv", "/copy/small", "/copy/renamed"]);
     cluster.ok(&["fs", "ln", "/copy/renamed", "/copy/hard"]);
     assert_eq!(cluster.ok(&["fs", "cat", "/copy/hard"]), noise(1, 10));
+    cluster.ok(&["fs", "set", "--consistency", "strict", "/copy/hard"]);
     let stat = cluster.json(&["fs", "stat", "/copy/hard"]);
+    assert_eq!(stat[0]["consistency"], "strict");
     assert_eq!((stat[0]["size"].as_u64(), stat[0]["nlink"].as_u64()), (Some(10), Some(2)));
     cluster.ok(&["fs", "tree", "/"]);
     cluster.ok(&["fs", "du", "/"]);

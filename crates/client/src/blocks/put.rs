@@ -47,21 +47,36 @@ pub(crate) struct Written {
     pub(crate) data: Bytes,
     /// Where it goes in the file.
     pub(crate) offset: u64,
+    /// The runs that it is made of, when it is not one run of the file at `offset`.
+    pub(crate) parts: Vec<Part>,
     /// Fewer copies than wanted.
     pub(crate) degraded: bool,
     pub(crate) memory: Option<OwnedSemaphorePermit>,
     open: OpenBlock,
 }
 
+/// A run of a file that is part of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Where it goes in the file.
+    pub(crate) offset: u64,
+    /// Where it begins in the block.
+    pub(crate) at: u32,
+    /// Its bytes.
+    pub(crate) length: u32,
+}
+
 impl Written {
-    /// The extent that makes it part of a file.
-    pub(crate) fn extent(&self) -> Extent {
-        let NewBlock { id, pg, length, crc, .. } = self.block;
-        Extent {
-            offset: self.offset,
-            length: length.into(),
-            source: Source::Block { id, pg, offset: 0, block_length: length, crc },
-        }
+    /// The extents that make it part of a file.
+    pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> {
+        let NewBlock { id, pg, length: block_length, crc, .. } = self.block;
+        let whole = Part { offset: self.offset, at: 0, length: block_length };
+        let whole = self.parts.is_empty().then_some(whole);
+        self.parts.iter().copied().chain(whole).map(move |part| Extent {
+            offset: part.offset,
+            length: part.length.into(),
+            source: Source::Block { id, pg, offset: part.at, block_length, crc },
+        })
     }
 }
 
@@ -114,9 +129,10 @@ impl Client {
         deadline: Instant,
     ) -> Result<Written> {
         self.stats.rewrites.fetch_add(1, Ordering::Relaxed);
-        let Written { block, data, offset, memory, open, .. } = refused;
+        let Written { block, data, offset, parts, memory, open, .. } = refused;
         drop(open);
-        self.write_somewhere(policy, offset, data, block.crc, memory, deadline).await
+        let again = self.write_somewhere(policy, offset, data, block.crc, memory, deadline).await?;
+        Ok(Written { parts, ..again })
     }
 
     async fn write_somewhere(
@@ -140,7 +156,8 @@ impl Client {
                     Ok((acks, degraded)) => {
                         let length = data.len() as u32;
                         let block = NewBlock { id: open.id(), pg: pg.id, length, crc, acks };
-                        return Ok(Written { block, data, offset, degraded, memory, open });
+                        let parts = Vec::new();
+                        return Ok(Written { block, data, offset, parts, degraded, memory, open });
                     }
                     Err(e) => last = Some(e),
                 }

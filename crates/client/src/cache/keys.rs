@@ -52,12 +52,19 @@ pub(crate) fn touched(op: &FsOp) -> Touched {
             names: Some((*parent, name.clone())),
             is_whole: true,
         },
-        FsOp::Unlink { parent, name } | FsOp::Rmdir { parent, name } => part(entry(parent, name)),
+        FsOp::Unlink { parent, name, .. } | FsOp::Rmdir { parent, name } => {
+            part(entry(parent, name))
+        }
         FsOp::Rename { parent, name, new_parent, new_name, .. } => {
             part([entry(parent, name), entry(new_parent, new_name)].concat())
         }
-        // Handles are no attribute. What the last one frees had no name any more, and is not held.
-        FsOp::Open { .. } | FsOp::Release { .. } => whole(Vec::new()),
+        FsOp::CloneRange { target, .. } => whole(inode(target)),
+        // Handles and locks are no attributes. What the last handle frees had no name, and is not held.
+        FsOp::CreateUnnamed { .. }
+        | FsOp::Lock { .. }
+        | FsOp::Unlock { .. }
+        | FsOp::Open { .. }
+        | FsOp::Release { .. } => whole(Vec::new()),
     }
 }
 

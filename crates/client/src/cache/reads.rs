@@ -15,8 +15,7 @@ impl Client {
     ///
     /// [`follow`]: crate::ClientOptions::follow
     pub async fn cached_attr(self: &Arc<Self>, inode: InodeId) -> Result<Attr> {
-        let held = self.cache.as_ref().and_then(|c| c.with(&self.env, |held| held.attr(inode)));
-        match held {
+        match self.peek_attr(inode) {
             Some(attr) => Ok(attr),
             None => self.attr(inode).await,
         }
@@ -29,8 +28,7 @@ impl Client {
         parent: InodeId,
         name: &Name,
     ) -> Result<Option<Attr>> {
-        let ask = |cache: &Arc<super::Cache>| cache.with(&self.env, |h| h.entry(parent, name));
-        if let Some(known) = self.cache.as_ref().and_then(ask) {
+        if let Some(known) = self.peek_lookup(parent, name) {
             return Ok(known);
         }
         match self.lookup(parent, name.clone()).await {
@@ -47,10 +45,7 @@ impl Client {
         inode: InodeId,
         name: &Bytes,
     ) -> Result<Option<Bytes>> {
-        let lacks = |cache: &Arc<super::Cache>| {
-            cache.with(&self.env, |held| held.lacks(inode, name).then_some(()))
-        };
-        if self.cache.as_ref().and_then(lacks).is_some() {
+        if self.peek_lacks(inode, name) {
             return Ok(None);
         }
         match self.query(FsQuery::GetXattr { inode, name: name.clone() }).await {
@@ -64,6 +59,24 @@ impl Client {
     /// Whether it keeps a cache.
     pub fn follows(&self) -> bool {
         self.cache.is_some()
+    }
+
+    /// The attributes of an inode, if the cache may answer: without a question, and without waiting.
+    pub fn peek_attr(&self, inode: InodeId) -> Option<Attr> {
+        self.cache.as_ref()?.with(&self.env, |held| held.attr(inode))
+    }
+
+    /// What a name stands for, if the cache may answer; `Some(None)`: nothing.
+    pub fn peek_lookup(&self, parent: InodeId, name: &Name) -> Option<Option<Attr>> {
+        self.cache.as_ref()?.with(&self.env, |held| held.entry(parent, name))
+    }
+
+    /// Whether the cache may answer that an inode has no extended attribute of this name.
+    pub fn peek_lacks(&self, inode: InodeId, name: &[u8]) -> bool {
+        let lacks = |cache: &Arc<super::Cache>| {
+            cache.with(&self.env, |held| held.lacks(inode, name).then_some(()))
+        };
+        self.cache.as_ref().and_then(lacks).is_some()
     }
 
     /// How long an answer that the cache gives now may be used without asking again; zero: not at all.

@@ -54,10 +54,9 @@ impl Client {
 }
 
 fn content(written: &[Written]) -> Content {
-    Content {
-        extents: written.iter().map(Written::extent).collect(),
-        blocks: written.iter().map(|w| w.block.clone()).collect(),
-    }
+    let mut extents: Vec<Extent> = written.iter().flat_map(Written::extents).collect();
+    extents.sort_by_key(|e| e.offset);
+    Content { extents, blocks: written.iter().map(|w| w.block.clone()).collect() }
 }
 
 /// Content of a few bytes that travel in the commit itself.

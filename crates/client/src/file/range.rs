@@ -147,7 +147,7 @@ impl Client {
     }
 
     /// Extents that overlap `[from, to)`, all of one version.
-    pub(crate) async fn extents_of(
+    pub async fn extents_of(
         self: &Arc<Self>,
         inode: InodeId,
         from: u64,
@@ -176,8 +176,10 @@ impl Client {
         }
     }
 
-    /// The bytes `[from, to)` of a file with these extents; several blocks are read at once.
-    pub(crate) async fn read_extents(
+    /// The bytes `[from, to)` of a file with these extents; several blocks are read at once. All of them
+    /// come into memory, so the caller bounds the range. An extent's block leaves a while after the file
+    /// shows others: then the extents must be asked for again.
+    pub async fn read_extents(
         &self,
         extents: &[Extent],
         from: u64,

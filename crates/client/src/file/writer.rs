@@ -100,7 +100,7 @@ impl Client {
         let place = Place {
             parent,
             name,
-            owner: Owner { uid, gid, mode: options.mode },
+            owner: Owner { uid, gid, mode: options.mode, umask: 0 },
             replace: options.replace,
             mtime: options.mtime.map_or(TimeOrNow::Now, TimeOrNow::At),
             policy,
@@ -131,7 +131,7 @@ impl Client {
     }
 
     /// Policy of what is created in `parent`.
-    pub(crate) async fn policy_of(self: &Arc<Self>, parent: InodeId) -> Result<PolicyId> {
+    pub async fn policy_of(self: &Arc<Self>, parent: InodeId) -> Result<PolicyId> {
         if self.view.map().policies.len() <= 1 {
             return Ok(PolicyId(0)); // nothing to choose: saves a question for each file
         }
@@ -351,7 +351,7 @@ impl Drop for FileWriter {
             return;
         }
         let (client, parent) = (self.client.clone(), self.place.parent);
-        let unlink = FsOp::Unlink { parent, name: name.clone() };
+        let unlink = FsOp::Unlink { parent, name: name.clone(), linger: false };
         self.client.env.tasks.detach(async move {
             if let Err(e) = client.execute(unlink).await {
                 tracing::warn!(%name, error = %e, "an unfinished file could not be removed");

@@ -215,6 +215,10 @@ fn weight(op: &FsOp) -> usize {
             }
             FsOp::RemoveXattr { name, .. } => name.len(),
             FsOp::Punch { .. }
+            | FsOp::CloneRange { .. }
+            | FsOp::CreateUnnamed { .. }
+            | FsOp::Lock { .. }
+            | FsOp::Unlock { .. }
             | FsOp::SetAttr { .. }
             | FsOp::Open { .. }
             | FsOp::Release { .. } => 0,

@@ -77,7 +77,7 @@ impl Client {
             let put = FsOp::PutFile {
                 parent,
                 name: name.clone(),
-                owner: everhold_proto::fs::Owner { uid, gid, mode: options.mode },
+                owner: everhold_proto::fs::Owner { uid, gid, mode: options.mode, umask: 0 },
                 size: attr.size,
                 content: Content { extents, blocks: Vec::new() },
                 replace: options.replace,

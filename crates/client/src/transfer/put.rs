@@ -282,7 +282,8 @@ pub(super) async fn link_to(
 
 /// Removes a name that is no directory; none is fine.
 pub(super) async fn clear_name(client: &Arc<Client>, parent: InodeId, name: &Name) -> Result<()> {
-    match client.execute(FsOp::Unlink { parent, name: name.clone() }).await {
+    let unlink = FsOp::Unlink { parent, name: name.clone(), linger: true };
+    match client.execute(unlink).await {
         Err(ClientError::Fs(FsError::NotFound)) => Ok(()),
         other => done(other?),
     }

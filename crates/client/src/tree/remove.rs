@@ -63,7 +63,7 @@ impl Client {
         done(
             self.execute(match kind {
                 FileKind::Directory => FsOp::Rmdir { parent, name },
-                _ => FsOp::Unlink { parent, name },
+                _ => FsOp::Unlink { parent, name, linger: true },
             })
             .await?,
         )

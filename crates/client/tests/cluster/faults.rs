@@ -169,6 +169,7 @@ async fn a_file_that_is_replaced_while_it_is_read_is_not_missing() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     client.put("/f", content(2, MIB), CreateOptions::default()).await.unwrap();
+    world.state.lock().end_lingering();
     let found = reading.await.unwrap().expect("the path was never without a file");
     assert!(found == content(2, MIB));
 }

@@ -2,5 +2,6 @@
 
 mod faults;
 mod files;
+mod inodes;
 mod trees;
 mod world;

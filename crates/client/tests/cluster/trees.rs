@@ -32,6 +32,7 @@ async fn names() {
     // a, b, c, f, h, s
     assert_eq!(client.remove_all("/a").await.unwrap(), 6);
     assert!(client.list("/").await.unwrap().is_empty());
+    world.state.lock().end_lingering();
     assert_eq!(client.usage().await.unwrap().inodes, 1);
 }
 

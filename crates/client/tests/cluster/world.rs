@@ -10,6 +10,7 @@ use everhold_proto::codec::{decode, encode};
 use everhold_proto::command::{Answer, MapCommand};
 use everhold_proto::fs::SessionBatch;
 use everhold_proto::kv::MemKv;
+use everhold_proto::limits::UNLINKED_LINGER_MS;
 use everhold_proto::map::{ClusterMap, Labels, NodeState, Policy};
 use everhold_proto::rpc::{self, block};
 use everhold_proto::table::Ack;
@@ -43,6 +44,8 @@ pub(crate) enum Mood {
 pub(crate) struct State {
     kv: MemKv,
     index: u64,
+    /// Log time that passed without entries.
+    waited_ms: u64,
     pub(crate) leader: usize,
     pub(crate) moods: Vec<Mood>,
     pub(crate) addresses: Vec<String>,
@@ -72,6 +75,7 @@ impl World {
         let mut state = State {
             kv: MemKv::default(),
             index: 0,
+            waited_ms: 0,
             leader: 0,
             moods: vec![Mood::Well; nodes],
             addresses: Vec::new(),
@@ -126,7 +130,8 @@ impl World {
 impl State {
     fn entry<T>(&mut self, work: impl FnOnce(&mut Apply<'_>) -> T) -> T {
         self.index += 1;
-        let stamp = Stamp { log_ms: self.index, wall: Timestamp(self.index as i64) };
+        let stamp =
+            Stamp { log_ms: self.index + self.waited_ms, wall: Timestamp(self.index as i64) };
         let mut ctx = Apply::begin(&mut self.kv, LogIndex(self.index), stamp).unwrap();
         let answer = work(&mut ctx);
         ctx.finish().unwrap();
@@ -161,6 +166,12 @@ impl State {
 
     pub(crate) fn map(&self) -> ClusterMap {
         everhold_cluster::reads::load_map(&self.kv).unwrap()
+    }
+
+    /// Lets files that lost their names go.
+    pub(crate) fn end_lingering(&mut self) {
+        self.waited_ms += UNLINKED_LINGER_MS;
+        while self.entry(|ctx| everhold_namespace::reap(ctx, 1000).unwrap()) > 0 {}
     }
 
     pub(crate) fn end_sessions(&mut self) {

@@ -1,7 +1,7 @@
 //! `chmod`, `chown`, `truncate`, `utimensat`.
 
 use crate::failure::Outcome;
-use crate::tree::{MODE_MASK, Tree};
+use crate::tree::Tree;
 use everhold_proto::fs::{ChangeKind, FsError, FsReply, SetAttr, TimeOrNow};
 use everhold_proto::ids::*;
 use everhold_proto::limits::FILE_BYTES_MAX;
@@ -21,12 +21,15 @@ pub(super) fn set(tree: &mut Tree<'_, '_>, inode: InodeId, set: &SetAttr) -> Out
         TimeOrNow::At(time) => time,
         TimeOrNow::Now => now,
     };
+    if let Some(mode) = set.mode {
+        tree.chmod(inode, mode)?;
+    }
     let row = tree.touch(inode)?;
     row.uid = set.uid.unwrap_or(row.uid);
     row.gid = set.gid.unwrap_or(row.gid);
-    row.mode = set.mode.map_or(row.mode, |mode| mode & MODE_MASK);
     row.atime = set.atime.map_or(row.atime, time);
     row.mtime = set.mtime.map_or(row.mtime, time);
+    row.consistency = set.consistency.unwrap_or(row.consistency);
     let kind = if set.size.is_some() { ChangeKind::Write } else { ChangeKind::Attributes };
     tree.record(kind, inode, None, None)?;
     Ok(FsReply::Attr(tree.attr(inode)?))

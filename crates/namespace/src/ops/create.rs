@@ -1,10 +1,11 @@
-//! New inodes: `open(O_CREAT)`, `mkdir`, `symlink`, `mknod`, and a whole file in one commit.
+//! New inodes: `open(O_CREAT)`, `mkdir`, `symlink`, `mknod`, `O_TMPFILE`, and a whole file in one commit.
 
 use super::handles;
 use crate::failure::Outcome;
 use crate::tree::{Entry, Tree};
 use bytes::Bytes;
 use everhold_proto::fs::*;
+use everhold_proto::ids::*;
 use everhold_proto::limits::{FILE_BYTES_MAX, SYMLINK_BYTES_MAX};
 
 pub(super) fn create(
@@ -29,6 +30,21 @@ pub(super) fn create(
         handles::add(tree, inode)?;
     }
     tree.record(ChangeKind::Create, inode, Some(entry), None)?;
+    Ok(FsReply::Attr(tree.attr(inode)?))
+}
+
+/// A regular file without a name, which the handle of this session keeps.
+pub(super) fn create_unnamed(
+    tree: &mut Tree<'_, '_>,
+    parent: InodeId,
+    owner: Owner,
+    linkable: bool,
+) -> Outcome<FsReply> {
+    let inode = tree.create_inode(FileKind::File, owner, parent)?;
+    let row = tree.inode_mut(inode)?;
+    row.nlink = 0;
+    row.linkable = linkable;
+    handles::add(tree, inode)?;
     Ok(FsReply::Attr(tree.attr(inode)?))
 }
 
@@ -95,7 +111,7 @@ pub(super) fn put_file(
     let kind = match old {
         Some(old) => {
             tree.replace_entry(&entry, old, inode)?;
-            tree.drop_link(old.inode)?;
+            tree.drop_link(old.inode, true)?;
             // As for a rename over it: who caches the old inode must hear that it lost a name.
             tree.record(ChangeKind::Remove, old.inode, Some(entry.clone()), None)?;
             ChangeKind::Write

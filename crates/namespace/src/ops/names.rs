@@ -11,8 +11,10 @@ pub(super) fn link(tree: &mut Tree<'_, '_>, inode: InodeId, entry: Entry) -> Out
     if row.is_directory() {
         return Err(FsError::NotPermitted.into());
     }
-    // The last name is gone: nothing brings a file back that only open handles keep.
-    if row.nlink == 0 {
+    // The last name is gone: nothing brings a file back that only open handles keep. One that never
+    // had a name is another matter.
+    let first_name = row.nlink == 0;
+    if first_name && !row.linkable {
         return Err(FsError::NotFound.into());
     }
     if row.nlink >= LINKS_MAX {
@@ -21,19 +23,22 @@ pub(super) fn link(tree: &mut Tree<'_, '_>, inode: InodeId, entry: Entry) -> Out
     if tree.lookup(entry.0, &entry.1)?.is_some() {
         return Err(FsError::Exists.into());
     }
-    tree.touch(inode)?.nlink += 1;
+    let row = tree.touch(inode)?;
+    row.nlink += 1;
+    row.linkable = false;
     tree.add_entry(&entry, inode)?;
-    tree.record(ChangeKind::Link, inode, Some(entry), None)?;
+    let kind = if first_name { ChangeKind::Create } else { ChangeKind::Link };
+    tree.record(kind, inode, Some(entry), None)?;
     Ok(FsReply::Attr(tree.attr(inode)?))
 }
 
-pub(super) fn unlink(tree: &mut Tree<'_, '_>, entry: Entry) -> Outcome<FsReply> {
+pub(super) fn unlink(tree: &mut Tree<'_, '_>, entry: Entry, linger: bool) -> Outcome<FsReply> {
     let found = tree.lookup(entry.0, &entry.1)?.ok_or(FsError::NotFound)?;
     if tree.inode(found.inode)?.is_directory() {
         return Err(FsError::IsDirectory.into());
     }
     tree.remove_entry(&entry, found)?;
-    tree.drop_link(found.inode)?;
+    tree.drop_link(found.inode, linger)?;
     tree.record(ChangeKind::Remove, found.inode, Some(entry), None)?;
     Ok(FsReply::Done)
 }
@@ -48,7 +53,7 @@ pub(super) fn rmdir(tree: &mut Tree<'_, '_>, entry: Entry) -> Outcome<FsReply> {
         return Err(FsError::NotEmpty.into());
     }
     tree.remove_entry(&entry, found)?;
-    tree.drop_link(found.inode)?;
+    tree.drop_link(found.inode, false)?;
     tree.record(ChangeKind::Remove, found.inode, Some(entry), None)?;
     Ok(FsReply::Done)
 }

@@ -53,7 +53,7 @@ fn replace(
     tree.remove_entry(&from, source)?;
     tree.remove_entry(&to, target)?;
     enter(tree, &to, source)?;
-    tree.drop_link(target.inode)?;
+    tree.drop_link(target.inode, true)?;
     tree.record(ChangeKind::Remove, target.inode, Some(to.clone()), None)?;
     tree.record(ChangeKind::Rename, source.inode, Some(to), Some(from))
 }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use everhold_proto::fs::*;
 use everhold_proto::ids::*;
 use everhold_proto::kv::get_row;
-use everhold_proto::limits::{COMMIT_EXTENTS_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX};
+use everhold_proto::limits::{
+    COMMIT_EXTENTS_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX, UNLINKED_LINGER_MS,
+};
 use everhold_proto::table::{BlockRow, NewBlock, Refusal};
 use everhold_proto::tables;
 
@@ -40,7 +42,7 @@ fn overwrite_cuts_an_extent_in_two() {
     assert_eq!((row.references, row.live_bytes), (2, 80));
     assert_eq!(world.read(inode), [vec![1; 40], vec![2; 20], vec![1; 40]].concat());
     assert_eq!(world.attr(inode).unwrap().allocated, 100);
-    world.done(FsOp::Unlink { parent: ROOT, name: name("f") });
+    world.done(FsOp::Unlink { parent: ROOT, name: name("f"), linger: false });
     assert_eq!(block_row(&world, &block).unwrap().references, 0);
     invariants::check(&world);
 }
@@ -85,7 +87,7 @@ fn appends_are_merged() {
 fn unlink_of_a_fragmented_file_is_reaped() {
     let mut world = World::new();
     let inode = fragmented(&mut world, "f", 50);
-    world.done(FsOp::Unlink { parent: ROOT, name: name("f") });
+    world.done(FsOp::Unlink { parent: ROOT, name: name("f"), linger: false });
     assert_eq!(world.attr(inode), Err(FsError::NotFound));
     assert_eq!(crate::usage(&world.kv).unwrap(), Usage { inodes: 1, bytes: 0 });
     invariants::check(&world);
@@ -147,7 +149,7 @@ fn live_blocks_are_shared() {
         assert_eq!(world.commit(second, content), Err(FsError::Invalid));
     }
     for file in ["f", "g"] {
-        world.done(FsOp::Unlink { parent: ROOT, name: name(file) });
+        world.done(FsOp::Unlink { parent: ROOT, name: name(file), linger: false });
     }
     assert_eq!(world.attr(first), Err(FsError::NotFound));
     let third = world.create(ROOT, "h", NewKind::File);
@@ -292,6 +294,8 @@ fn put_replaces_atomically() {
     assert_eq!((world.read(old), world.read(new)), (b"old".to_vec(), b"new!".to_vec()));
     assert_eq!(world.attr(old).unwrap().nlink, 0);
     world.done(FsOp::Release { inode: old });
+    world.waited_ms += UNLINKED_LINGER_MS;
+    world.reap(10);
     assert_eq!(world.attr(old), Err(FsError::NotFound));
     world.create(ROOT, "d", NewKind::Directory);
     world.create(ROOT, "l", NewKind::Symlink(Bytes::from_static(b"f")));

@@ -1,81 +1,16 @@
 //! The namespace against the model, event by event.
 
+mod event;
+
+use self::event::{Event, Piece, events};
 use super::invariants;
-use super::model::{Model, Node};
+use super::model::{LAST_BYTE, Model, Node};
 use super::world::*;
 use bytes::Bytes;
 use everhold_proto::fs::*;
 use everhold_proto::ids::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-
-/// One piece of a write: the gap before it, its length, and whether it is in a block.
-type Piece = (u8, u8, bool);
-
-/// What happens next; numbers pick among what there is.
-#[derive(Clone, Debug)]
-enum Event {
-    Create { dir: u8, name: u8, kind: u8, open: bool },
-    Put { dir: u8, name: u8, pieces: Vec<Piece>, hole: u8, replace: bool },
-    Commit { file: u8, from: u8, pieces: Vec<Piece>, size: u8, append: bool },
-    Reflink { from: u8, to: u8, offset: u8 },
-    Fold { file: u8 },
-    Punch { file: u8, from: u8, length: u8 },
-    Truncate { file: u8, size: u8 },
-    Link { inode: u8, dir: u8, name: u8 },
-    Unlink { dir: u8, name: u8 },
-    Rmdir { dir: u8, name: u8 },
-    Rename { dir: u8, name: u8, to_dir: u8, to_name: u8, mode: u8 },
-    Chmod { inode: u8, mode: u8 },
-    SetXattr { inode: u8, name: u8, mode: u8 },
-    RemoveXattr { inode: u8, name: u8 },
-    Open { inode: u8 },
-    Release { inode: u8 },
-    EndSession,
-    SwitchSession,
-    Reap { limit: u8 },
-}
-
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let n = any::<u8>;
-    let yes = any::<bool>;
-    let piece = || (0u8..12, 1u8..16, yes());
-    let pieces = || prop::collection::vec(piece(), 0..8);
-    let event = prop_oneof![
-        6 => (n(), n(), n(), yes())
-            .prop_map(|(dir, name, kind, open)| Event::Create { dir, name, kind, open }),
-        5 => (n(), n(), pieces(), 0u8..20, yes()).prop_map(
-            |(dir, name, pieces, hole, replace)| Event::Put { dir, name, pieces, hole, replace }
-        ),
-        12 => (n(), n(), pieces(), n(), yes()).prop_map(
-            |(file, from, pieces, size, append)| {
-                Event::Commit { file, from, pieces, size, append }
-            }
-        ),
-        3 => (n(), n(), n())
-            .prop_map(|(from, to, offset)| Event::Reflink { from, to, offset }),
-        2 => n().prop_map(|file| Event::Fold { file }),
-        4 => (n(), n(), n())
-            .prop_map(|(file, from, length)| Event::Punch { file, from, length }),
-        4 => (n(), n()).prop_map(|(file, size)| Event::Truncate { file, size }),
-        3 => (n(), n(), n()).prop_map(|(inode, dir, name)| Event::Link { inode, dir, name }),
-        4 => (n(), n()).prop_map(|(dir, name)| Event::Unlink { dir, name }),
-        2 => (n(), n()).prop_map(|(dir, name)| Event::Rmdir { dir, name }),
-        6 => (n(), n(), n(), n(), n()).prop_map(|(dir, name, to_dir, to_name, mode)| {
-            Event::Rename { dir, name, to_dir, to_name, mode }
-        }),
-        1 => (n(), n()).prop_map(|(inode, mode)| Event::Chmod { inode, mode }),
-        2 => (n(), n(), n())
-            .prop_map(|(inode, name, mode)| Event::SetXattr { inode, name, mode }),
-        1 => (n(), n()).prop_map(|(inode, name)| Event::RemoveXattr { inode, name }),
-        3 => n().prop_map(|inode| Event::Open { inode }),
-        3 => n().prop_map(|inode| Event::Release { inode }),
-        1 => Just(Event::EndSession),
-        1 => Just(Event::SwitchSession),
-        2 => (1u8..6).prop_map(|limit| Event::Reap { limit }),
-    ];
-    prop::collection::vec(event, 1..80)
-}
 
 struct Run {
     world: World,
@@ -223,8 +158,8 @@ impl Run {
             Event::Link { inode, dir, name: n } => {
                 FsOp::Link { inode: self.inode(*inode), parent: self.dir(*dir), name: name(*n) }
             }
-            Event::Unlink { dir, name: n } => {
-                FsOp::Unlink { parent: self.dir(*dir), name: name(*n) }
+            Event::Unlink { dir, name: n, linger } => {
+                FsOp::Unlink { parent: self.dir(*dir), name: name(*n), linger: *linger }
             }
             Event::Rmdir { dir, name: n } => FsOp::Rmdir { parent: self.dir(*dir), name: name(*n) },
             Event::Rename { dir, name: n, to_dir, to_name, mode } => FsOp::Rename {
@@ -255,7 +190,31 @@ impl Run {
             },
             Event::Open { inode } => FsOp::Open { inode: self.inode(*inode) },
             Event::Release { inode } => FsOp::Release { inode: self.inode(*inode) },
-            Event::EndSession | Event::SwitchSession | Event::Reap { .. } => return None,
+            Event::CreateUnnamed { dir, linkable } => {
+                FsOp::CreateUnnamed { parent: self.dir(*dir), owner: OWNER, linkable: *linkable }
+            }
+            Event::Clone { from, to, start, length, at } => FsOp::CloneRange {
+                source: self.file(*from),
+                source_offset: (*start).into(),
+                length: (*length).into(),
+                target: self.file(*to),
+                target_offset: (*at).into(),
+            },
+            Event::Lock { inode, owner, write, start, length } => {
+                let (space, owner) = lock_owner(*owner);
+                let kind = if *write { LockKind::Write } else { LockKind::Read };
+                let (start, end) = lock_range(*start, *length);
+                let inode = self.inode(*inode);
+                FsOp::Lock { inode, space, owner, kind, start, end, pid: 1 }
+            }
+            Event::Unlock { inode, owner, start, length } => {
+                let (space, owner) = lock_owner(*owner);
+                let (start, end) = lock_range(*start, *length);
+                FsOp::Unlock { inode: self.inode(*inode), space, owner, start, end }
+            }
+            Event::EndSession | Event::SwitchSession | Event::Reap { .. } | Event::Wait { .. } => {
+                return None;
+            }
         })
     }
 
@@ -267,6 +226,8 @@ impl Run {
                 _ => None,
             };
             let (session, blocks) = (self.world.session, &self.world.blocks);
+            // The test world repeats each operation in an entry of its own.
+            self.model.now_ms = self.world.log_ms() - 1;
             // A refused creation made nothing; the model then must refuse it before it asks.
             let expected = if answer.is_ok() || made.is_some() || !creates(&op) {
                 self.model.perform(session, blocks, &op, made)
@@ -293,8 +254,17 @@ impl Run {
             Event::Reap { limit } => {
                 self.world.reap(u32::from(*limit));
             }
+            Event::Wait { ms } => self.world.waited_ms += u64::from(*ms),
             _ => {}
         }
+        self.synchronize();
+    }
+
+    /// When exactly something that lingers is reaped is left to the reaper.
+    fn synchronize(&mut self) {
+        self.model.now_ms = self.world.log_ms();
+        let world = &self.world;
+        self.model.forget_gone(|id| world.attr(id).is_ok());
     }
 
     /// The tree that clients see is the model's.
@@ -321,6 +291,23 @@ impl Run {
                 let question = FsQuery::GetXattr { inode: *id, name: name.clone() };
                 assert_eq!(self.world.ask(question), Ok(FsAnswer::Value(value.clone())));
             }
+            for (space, at) in [LockSpace::Posix, LockSpace::Flock]
+                .into_iter()
+                .flat_map(|space| (0..=LAST_BYTE).map(move |at| (space, at)))
+            {
+                let question = FsQuery::TestLock {
+                    inode: *id,
+                    session: SessionId(u64::MAX),
+                    space,
+                    owner: LockOwner(0),
+                    kind: LockKind::Write,
+                    start: at,
+                    end: at,
+                };
+                let answer = self.world.ask(question);
+                let Ok(FsAnswer::Lock(found)) = answer else { panic!("{answer:?}") };
+                assert_eq!(found.is_some(), node.is_locked_at(space, at), "{id} {space:?} {at}");
+            }
             let names = node.xattrs.keys().cloned().collect();
             let question = FsQuery::ListXattr { inode: *id };
             assert_eq!(self.world.ask(question), Ok(FsAnswer::Names(names)));
@@ -345,7 +332,18 @@ impl Run {
 }
 
 fn creates(op: &FsOp) -> bool {
-    matches!(op, FsOp::Create { .. } | FsOp::PutFile { .. })
+    matches!(op, FsOp::Create { .. } | FsOp::PutFile { .. } | FsOp::CreateUnnamed { .. })
+}
+
+fn lock_owner(n: u8) -> (LockSpace, LockOwner) {
+    let space = if n.is_multiple_of(3) { LockSpace::Flock } else { LockSpace::Posix };
+    (space, LockOwner(u64::from(n % 2)))
+}
+
+/// Ranges up to the model's last byte; one that reaches it reaches the end.
+fn lock_range(start: u8, length: u8) -> (u64, u64) {
+    let end = u64::from(start) + u64::from(length);
+    (start.into(), if end >= LAST_BYTE { u64::MAX } else { end })
 }
 
 proptest! {
@@ -366,6 +364,8 @@ proptest! {
         }
         run.compare();
         while run.world.reap(3) > 0 {}
+        run.synchronize();
+        assert!(!run.model.is_overdue(), "something lingers for too long");
         invariants::check(&run.world);
         run.compare();
     }

@@ -18,6 +18,10 @@ pub(super) struct Rows {
     pub(super) doomed: Vec<(u64, u64, DoomedRow)>,
     handles: BTreeSet<(InodeId, SessionId)>,
     session_handles: BTreeSet<(InodeId, SessionId)>,
+    /// Log time and inode.
+    unlinked: BTreeSet<(u64, InodeId)>,
+    locks: BTreeSet<(InodeId, SessionId)>,
+    session_locks: BTreeSet<(InodeId, SessionId)>,
     header: Header,
 }
 
@@ -53,6 +57,11 @@ pub(super) fn rows(world: &World) -> Rows {
         }),
         handles: table(world, Table::OpenHandle, pair(1, 9)).into_iter().collect(),
         session_handles: table(world, Table::SessionHandle, pair(9, 1)).into_iter().collect(),
+        unlinked: table(world, Table::Unlinked, |key, _| (u64_at(key, 1), InodeId(u64_at(key, 9))))
+            .into_iter()
+            .collect(),
+        locks: table(world, Table::Lock, pair(1, 9)).into_iter().collect(),
+        session_locks: table(world, Table::SessionLock, pair(9, 1)).into_iter().collect(),
         header: get_row(&world.kv, &tables::header()).unwrap().unwrap(),
     }
 }
@@ -97,11 +106,15 @@ fn invariant_every_inode_is_wanted(world: &World, rows: &Rows) {
     assert_eq!(rows.handles, rows.session_handles);
     for (id, row) in &rows.inodes {
         let open = rows.handles.iter().any(|(inode, _)| inode == id);
-        assert!(row.nlink > 0 || open, "{id} is an orphan");
+        assert!(row.nlink > 0 || open || row.unlinked_ms.is_some(), "{id} is an orphan");
         let xattrs = rows::xattr(*id, &[]);
         let count = world.kv.0.range(xattrs.clone()..prefix_end(&xattrs)).count();
         assert_eq!(row.xattrs as usize, count);
     }
+    let lingering = rows.inodes.iter().filter_map(|(id, row)| Some((row.unlinked_ms?, *id)));
+    assert_eq!(rows.unlinked, lingering.collect());
+    assert_eq!(rows.locks, rows.session_locks);
+    assert!(rows.locks.iter().all(|(id, _)| rows.inodes.contains_key(id)));
     let xattrs = table(world, Table::Xattr, |key, _| InodeId(u64_at(key, 1)));
     assert!(xattrs.iter().all(|id| rows.inodes.contains_key(id)));
     assert!(rows.handles.iter().all(|(id, _)| rows.inodes.contains_key(id)));

@@ -1,68 +1,19 @@
 //! A file system that a reader can check at a glance: a map of nodes with their bytes.
 
+mod node;
+
+pub(super) use self::node::{LAST_BYTE, Node};
+
+use self::node::locked;
 use super::world::*;
-use bytes::Bytes;
 use everhold_proto::fs::*;
 use everhold_proto::ids::*;
 use std::collections::BTreeMap;
 
-#[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) kind: FileKind,
-    pub(super) bytes: Vec<u8>,
-    /// For each byte whether an extent covers it.
-    pub(super) covered: Vec<bool>,
-    pub(super) nlink: u32,
-    pub(super) entries: BTreeMap<Name, InodeId>,
-    parent: InodeId,
-    pub(super) xattrs: BTreeMap<Bytes, Bytes>,
-    handles: BTreeMap<SessionId, u32>,
-    pub(super) mode: u32,
-}
-
-impl Node {
-    fn new(kind: FileKind, parent: InodeId) -> Self {
-        Node {
-            kind,
-            bytes: Vec::new(),
-            covered: Vec::new(),
-            nlink: if kind == FileKind::Directory { 2 } else { 1 },
-            entries: BTreeMap::new(),
-            parent,
-            xattrs: BTreeMap::new(),
-            handles: BTreeMap::new(),
-            mode: if kind == FileKind::Symlink { 0o777 } else { OWNER.mode },
-        }
-    }
-
-    pub(super) fn is_directory(&self) -> bool {
-        self.kind == FileKind::Directory
-    }
-
-    fn resize(&mut self, size: usize) {
-        self.bytes.resize(size, 0);
-        self.covered.resize(size, false);
-    }
-
-    fn punch(&mut self, from: usize, to: usize) {
-        let to = to.min(self.bytes.len());
-        for i in from..to {
-            (self.bytes[i], self.covered[i]) = (0, false);
-        }
-    }
-
-    fn write(&mut self, base: usize, pieces: &[(usize, Vec<u8>)]) {
-        for (offset, piece) in pieces {
-            let (from, to) = (base + offset, base + offset + piece.len());
-            self.resize(self.bytes.len().max(to));
-            self.bytes[from..to].copy_from_slice(piece);
-            self.covered[from..to].fill(true);
-        }
-    }
-}
-
 pub(super) struct Model {
     pub(super) nodes: BTreeMap<InodeId, Node>,
+    /// Log time of what happens.
+    pub(super) now_ms: u64,
 }
 
 type Verdict = Result<(), FsError>;
@@ -70,7 +21,7 @@ type Verdict = Result<(), FsError>;
 impl Model {
     pub(super) fn new() -> Self {
         let root = Node { mode: 0o755, ..Node::new(FileKind::Directory, ROOT) };
-        Model { nodes: [(ROOT, root)].into() }
+        Model { nodes: [(ROOT, root)].into(), now_ms: 0 }
     }
 
     fn node(&mut self, id: InodeId) -> Result<&mut Node, FsError> {
@@ -98,7 +49,8 @@ impl Model {
     }
 
     fn free_if_unused(&mut self, id: InodeId) {
-        if self.nodes[&id].nlink == 0 && self.nodes[&id].handles.is_empty() {
+        let node = &self.nodes[&id];
+        if node.nlink == 0 && node.handles.is_empty() && node.lingers_since.is_none() {
             self.nodes.remove(&id);
         }
     }
@@ -118,9 +70,28 @@ impl Model {
         node.entries.remove(name);
     }
 
-    fn drop_link(&mut self, id: InodeId) {
+    /// Takes out what lingered and is gone; nothing else may be.
+    pub(super) fn forget_gone(&mut self, is_there: impl Fn(InodeId) -> bool) {
+        self.nodes.retain(|id, node| {
+            let gone = !is_there(*id);
+            assert!(!gone || (node.is_expired(self.now_ms) && node.handles.is_empty()), "{id}");
+            !gone
+        });
+    }
+
+    /// Whether something is there that should have been reaped.
+    pub(super) fn is_overdue(&self) -> bool {
+        let overdue = |node: &Node| node.is_expired(self.now_ms) && node.handles.is_empty();
+        self.nodes.values().any(overdue)
+    }
+
+    fn drop_link(&mut self, id: InodeId, linger: bool) {
+        let now_ms = self.now_ms;
         let node = self.nodes.get_mut(&id).unwrap();
         node.nlink = if node.is_directory() { 0 } else { node.nlink - 1 };
+        if linger && node.nlink == 0 && !node.is_directory() {
+            node.lingers_since = Some(now_ms);
+        }
         self.free_if_unused(id);
     }
 
@@ -178,7 +149,7 @@ impl Model {
         self.leave(parent, name, source);
         self.leave(new_parent, new_name, target);
         self.enter(new_parent, new_name, source);
-        self.drop_link(target);
+        self.drop_link(target, true);
         Ok(())
     }
 
@@ -222,7 +193,7 @@ impl Model {
                 self.nodes.insert(id, node);
                 if let Some(old) = old {
                     self.leave(*parent, name, old);
-                    self.drop_link(old);
+                    self.drop_link(old, true);
                 }
                 self.enter(*parent, name, id);
             }
@@ -247,22 +218,24 @@ impl Model {
                 if node.is_directory() {
                     return Err(FsError::NotPermitted);
                 }
-                if node.nlink == 0 {
+                if node.nlink == 0 && !node.linkable {
                     return Err(FsError::NotFound);
                 }
                 if self.lookup(*parent, name)?.is_some() {
                     return Err(FsError::Exists);
                 }
-                self.node(*inode)?.nlink += 1;
+                let node = self.node(*inode)?;
+                node.nlink += 1;
+                node.linkable = false;
                 self.enter(*parent, name, *inode);
             }
-            FsOp::Unlink { parent, name } => {
+            FsOp::Unlink { parent, name, linger } => {
                 let id = self.lookup(*parent, name)?.ok_or(FsError::NotFound)?;
                 if self.nodes[&id].is_directory() {
                     return Err(FsError::IsDirectory);
                 }
                 self.leave(*parent, name, id);
-                self.drop_link(id);
+                self.drop_link(id, *linger);
             }
             FsOp::Rmdir { parent, name } => {
                 let id = self.lookup(*parent, name)?.ok_or(FsError::NotFound)?;
@@ -273,7 +246,7 @@ impl Model {
                     return Err(FsError::NotEmpty);
                 }
                 self.leave(*parent, name, id);
-                self.drop_link(id);
+                self.drop_link(id, false);
             }
             FsOp::Rename { parent, name, new_parent, new_name, mode } => {
                 self.rename((*parent, name), (*new_parent, new_name), *mode)?;
@@ -308,6 +281,51 @@ impl Model {
                     self.free_if_unused(*inode);
                 }
             }
+            FsOp::CreateUnnamed { parent, linkable, .. } => {
+                let directory = self.node(*parent)?;
+                if !directory.is_directory() {
+                    return Err(FsError::NotDirectory);
+                }
+                if directory.nlink == 0 {
+                    return Err(FsError::NotFound);
+                }
+                let mut node = Node::new(FileKind::File, *parent);
+                node.nlink = 0;
+                node.linkable = *linkable;
+                node.handles.insert(session, 1);
+                self.nodes.insert(made.unwrap(), node);
+            }
+            FsOp::CloneRange { source, source_offset, length, target, target_offset } => {
+                let from = *source_offset as usize;
+                let node = self.file(*source)?.clone();
+                self.file(*target)?;
+                let end = (from + *length as usize).min(node.bytes.len());
+                if from >= end {
+                    return Ok(());
+                }
+                let (at, count) = (*target_offset as usize, end - from);
+                if source == target && from < at + count && at < end {
+                    return Err(FsError::Invalid);
+                }
+                let copy = self.file(*target)?;
+                copy.resize(copy.bytes.len().max(at + count));
+                copy.bytes[at..at + count].copy_from_slice(&node.bytes[from..end]);
+                copy.covered[at..at + count].copy_from_slice(&node.covered[from..end]);
+            }
+            FsOp::Lock { inode, space, owner, kind, start, end, .. } => {
+                let bytes = locked(*space, *start, *end);
+                let node = self.node(*inode)?;
+                if node.is_locked((*space, session, *owner), &bytes, *kind) {
+                    return Err(FsError::Locked);
+                }
+                node.locks.extend(bytes.map(|at| ((*space, session, *owner, at), *kind)));
+            }
+            FsOp::Unlock { inode, space, owner, start, end } => {
+                let bytes = locked(*space, *start, *end);
+                self.node(*inode)?.locks.retain(|(s, se, o, at), _| {
+                    (*s, *se, *o) != (*space, session, *owner) || !bytes.contains(at)
+                });
+            }
         }
         Ok(())
     }
@@ -315,7 +333,9 @@ impl Model {
     pub(super) fn end_session(&mut self, session: SessionId) {
         let ids: Vec<InodeId> = self.nodes.keys().copied().collect();
         for id in ids {
-            if self.nodes.get_mut(&id).unwrap().handles.remove(&session).is_some() {
+            let node = self.nodes.get_mut(&id).unwrap();
+            node.locks.retain(|(_, holder, ..), _| *holder != session);
+            if node.handles.remove(&session).is_some() {
                 self.free_if_unused(id);
             }
         }

@@ -38,9 +38,9 @@ fn directories_count_their_entries() {
     assert_eq!(world.perform(rmdir("none")), Err(FsError::NotFound));
     let inner = world.create(dir, "inner", NewKind::File);
     assert_eq!(world.perform(rmdir("d")), Err(FsError::NotEmpty));
-    let unlink = FsOp::Unlink { parent: ROOT, name: name("d") };
+    let unlink = FsOp::Unlink { parent: ROOT, name: name("d"), linger: false };
     assert_eq!(world.perform(unlink), Err(FsError::IsDirectory));
-    world.done(FsOp::Unlink { parent: dir, name: name("inner") });
+    world.done(FsOp::Unlink { parent: dir, name: name("inner"), linger: false });
     assert_eq!(world.attr(inner), Err(FsError::NotFound));
     world.done(rmdir("d"));
     assert_eq!(world.attr(ROOT).unwrap().nlink, 2);
@@ -150,10 +150,10 @@ fn hard_links() {
     assert_eq!(world.attr_of(link(inode, "b")).nlink, 2);
     assert_eq!(world.perform(link(inode, "b")), Err(FsError::Exists));
     assert_eq!(world.perform(link(dir, "c")), Err(FsError::NotPermitted));
-    world.done(FsOp::Unlink { parent: ROOT, name: name("a") });
+    world.done(FsOp::Unlink { parent: ROOT, name: name("a"), linger: false });
     assert_eq!(world.read(inode), b"abc");
     world.attr_of(FsOp::Open { inode });
-    world.done(FsOp::Unlink { parent: ROOT, name: name("b") });
+    world.done(FsOp::Unlink { parent: ROOT, name: name("b"), linger: false });
     assert_eq!(world.read(inode), b"abc");
     assert_eq!(world.perform(link(inode, "c")), Err(FsError::NotFound));
     invariants::check(&world);
@@ -178,7 +178,7 @@ fn open_files_outlive_their_names() {
         }
     }
     for i in 0..5 {
-        world.done(FsOp::Unlink { parent: ROOT, name: name(&format!("{i}")) });
+        world.done(FsOp::Unlink { parent: ROOT, name: name(&format!("{i}")), linger: false });
     }
     world.end_session(first);
     while world.reap(1) > 0 {
@@ -311,6 +311,6 @@ fn extended_attributes() {
         world.done(set(format!("user.{i}").as_bytes(), 1, XattrMode::Set));
     }
     assert_eq!(world.perform(set(b"user.more", 1, XattrMode::Set)), Err(FsError::NoSpace));
-    world.done(FsOp::Unlink { parent: ROOT, name: name("f") });
+    world.done(FsOp::Unlink { parent: ROOT, name: name("f"), linger: false });
     assert!(!world.kv.0.keys().any(|key| key[0] == b'X'));
 }

@@ -137,7 +137,7 @@ fn changes_are_recorded() {
     world.attr_of(FsOp::Rename { parent: ROOT, name: from, new_parent: ROOT, new_name: to, mode });
     world.perform(put("a")).unwrap_err();
     world.attr_of(FsOp::Open { inode: file });
-    world.done(FsOp::Unlink { parent: ROOT, name: name("a") });
+    world.done(FsOp::Unlink { parent: ROOT, name: name("a"), linger: false });
     let all = changes::read(&world.kv, 0, 100).unwrap();
     let kinds: Vec<_> = all.iter().map(|(n, c)| (*n, c.kind, c.inode)).collect();
     use ChangeKind::*;

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 pub(super) const ROOT: InodeId = InodeId::ROOT;
 pub(super) const PG: PgId = PgId(1);
-pub(super) const OWNER: Owner = Owner { uid: 7, gid: 8, mode: 0o644 };
+pub(super) const OWNER: Owner = Owner { uid: 7, gid: 8, mode: 0o644, umask: 0 };
 
 pub(super) fn name(text: &str) -> Name {
     Name::new(text.as_bytes().to_vec()).unwrap()
@@ -36,6 +36,8 @@ pub(super) struct World {
     pub(super) kv: MemKv,
     pub(super) index: u64,
     pub(super) wall: i64,
+    /// Log time that passed without entries.
+    pub(super) waited_ms: u64,
     pub(super) session: SessionId,
     next_request: BTreeMap<SessionId, u64>,
     next_block: u64,
@@ -50,6 +52,7 @@ impl World {
             kv: MemKv::default(),
             index: 0,
             wall: 1000,
+            waited_ms: 0,
             session: SessionId(0),
             next_request: BTreeMap::new(),
             next_block: 1,
@@ -87,11 +90,16 @@ impl World {
         world
     }
 
+    /// Log time of the newest entry.
+    pub(super) fn log_ms(&self) -> u64 {
+        self.index + self.waited_ms
+    }
+
     /// Applies one entry.
     pub(super) fn entry<T>(&mut self, work: impl FnOnce(&mut Apply<'_>) -> T) -> T {
         self.index += 1;
         self.wall += 1;
-        let stamp = Stamp { log_ms: self.index, wall: Timestamp(self.wall) };
+        let stamp = Stamp { log_ms: self.log_ms(), wall: Timestamp(self.wall) };
         let mut ctx = Apply::begin(&mut self.kv, LogIndex(self.index), stamp).unwrap();
         let answer = work(&mut ctx);
         ctx.finish().unwrap();

@@ -6,9 +6,9 @@ use super::seats;
 use crate::node::Node;
 use everhold_consensus::Consensus;
 use everhold_env::Task;
-use everhold_proto::NodeId;
-use everhold_proto::command::Command;
+use everhold_proto::command::{Answer, Command, TableCommand};
 use everhold_proto::map::ClusterMap;
+use everhold_proto::{Error, NodeId};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use tokio::sync::mpsc;
 const PROPOSE_LIMIT: Duration = Duration::from_secs(5);
 /// A process that is there accepts sooner than this; a missing one refuses at once.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Sweeps in a row: what thousands of removals each second leave behind must go as fast as it comes.
+const SWEEPS_MAX: usize = 16;
 
 /// The work under way for one term of leadership; it ends when this is dropped.
 pub(super) struct Hands {
@@ -76,8 +79,7 @@ impl Hands {
         let node = self.node.clone();
         let task = self.node.env.tasks.spawn(async move {
             for command in commands {
-                let deadline = node.env.clock.now() + PROPOSE_LIMIT;
-                if let Err(e) = node.propose(command, deadline).await {
+                if let Err(e) = carry_out(&node, command).await {
                     // A refusal means that the state has moved on; the next plan goes by the new one.
                     tracing::debug!(?kind, error = %e, "a proposal of the leader was not applied");
                     if e.is_retryable() {
@@ -116,4 +118,18 @@ impl Hands {
             self.seats = Some(self.node.env.tasks.spawn(change));
         }
     }
+}
+
+/// Proposes a command; a sweep again as long as it leaves more to do.
+async fn carry_out(node: &Node, command: Command) -> Result<(), Error> {
+    for _ in 0..SWEEPS_MAX {
+        let deadline = node.env.clock.now() + PROPOSE_LIMIT;
+        let (_, answer) = node.propose(command.clone(), deadline).await?;
+        match (&command, answer) {
+            (Command::Table(TableCommand::Sweep { limit }), Answer::Swept(swept))
+                if swept >= *limit => {}
+            _ => break,
+        }
+    }
+    Ok(())
 }

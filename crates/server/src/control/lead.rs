@@ -164,10 +164,8 @@ fn open_sessions(kv: &dyn KvRead) -> KvResult<BTreeSet<SessionId>> {
 
 /// Whether a sweep at this log time would find something to do.
 fn is_sweepable(kv: &dyn KvRead, log_ms: u64) -> KvResult<bool> {
-    for table in [Table::Doomed, Table::EndedSession] {
-        if first_key(kv, table)?.is_some() {
-            return Ok(true);
-        }
+    if everhold_namespace::is_reapable(kv, log_ms)? {
+        return Ok(true);
     }
     // Dead blocks are in the order of their death, which follows the table's byte in the key.
     let died = first_key(kv, Table::Dead)?

@@ -72,7 +72,7 @@ mod tests {
                 parent: InodeId::ROOT,
                 name: Name::new(format!("f{request}")).expect("a name"),
                 kind: NewKind::File,
-                owner: Owner { uid: 0, gid: 0, mode: 0o644 },
+                owner: Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 },
                 open: false,
             },
         };

@@ -65,7 +65,7 @@ impl Machine {
             parent: InodeId::ROOT,
             name: Name::new(&[1][..]).expect("a name"),
             kind: NewKind::File,
-            owner: Owner { uid: 0, gid: 0, mode: 0o644 },
+            owner: Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 },
             open: true,
         };
         let requests = vec![SessionRequest { request: 1, op: file }];

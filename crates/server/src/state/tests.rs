@@ -92,7 +92,7 @@ fn commands_reach_their_halves() {
         parent: InodeId::ROOT,
         name: Name::new("f").expect("a name"),
         kind: NewKind::File,
-        owner: Owner { uid: 0, gid: 0, mode: 0o644 },
+        owner: Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 },
         open: false,
     };
     let requests = vec![SessionRequest { request: 1, op }];

@@ -139,7 +139,7 @@ impl Ops {
             }
             TreeInput::Unlink(dir, name) => {
                 let (parent, name) = entry(dir, name)?;
-                FsOp::Unlink { parent, name }
+                FsOp::Unlink { parent, name, linger: true }
             }
             TreeInput::Rename(from, to, mode) => {
                 let (parent, name) = entry(&from.0, &from.1)?;
@@ -177,7 +177,8 @@ impl Ops {
 
 fn create((parent, name): (InodeId, Name), tag: Tag, kind: NewKind) -> FsOp {
     let uid = u32::try_from(tag.0).expect("a run draws fewer than 2^24 tags");
-    FsOp::Create { parent, name, kind, owner: Owner { uid, gid: 0, mode: 0o755 }, open: false }
+    let owner = Owner { uid, gid: 0, mode: 0o755, umask: 0 };
+    FsOp::Create { parent, name, kind, owner, open: false }
 }
 
 fn node(attr: &Attr) -> Node {

@@ -33,6 +33,7 @@ fn attr(inode: InodeId, version: u64) -> Attr {
         rdev: 0,
         version,
         policy: PolicyId(0),
+        consistency: Default::default(),
     }
 }
 
@@ -116,7 +117,7 @@ fn commit() -> FsOp {
 }
 
 fn create() -> FsOp {
-    let owner = Owner { uid: 0, gid: 0, mode: 0o644 };
+    let owner = Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 };
     FsOp::Create { parent: DIR, name: name("f"), kind: NewKind::File, owner, open: false }
 }
 
@@ -328,7 +329,7 @@ fn changes_of_others_between_own_ones_are_waited_for() {
 fn a_removal_is_known_in_full_from_the_feed() {
     let mut cached = Cached::new();
     cached.look_up(10, Some(1));
-    let unlink = FsOp::Unlink { parent: DIR, name: name("other") };
+    let unlink = FsOp::Unlink { parent: DIR, name: name("other"), linger: true };
     cached.made(10, 11, vec![(unlink, Ok(FsReply::Done))]);
     assert_eq!(cached.version(), None, "it may have been another name of the file");
     let entry = Some((DIR, name("other")));

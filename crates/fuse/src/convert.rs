@@ -1,0 +1,124 @@
+//! Attributes and times between the cluster's form and the kernel's. Pure.
+
+use everhold_proto::fs::{Attr, FileKind, Name, NewKind, TimeOrNow};
+use everhold_proto::{InodeId, Timestamp};
+use fuser::{Errno, FileAttr, FileType, INodeNo};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What `stat` gives as the preferred size of reads and writes: requests of a MiB cost the least CPU.
+const BLOCK_BYTES: u32 = 1 << 20;
+
+/// Attributes for the kernel.
+pub(crate) fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.inode.0),
+        size: attr.size,
+        blocks: attr.allocated.div_ceil(512),
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: system_time(attr.btime),
+        kind: file_type(attr.kind),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev as u32,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+/// What it is, for the kernel.
+pub(crate) fn file_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::File => FileType::RegularFile,
+        FileKind::Directory => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
+        FileKind::CharDevice => FileType::CharDevice,
+        FileKind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// What `mknod` wants, from its mode.
+pub(crate) fn node_kind(mode: u32, rdev: u32) -> Result<NewKind, Errno> {
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => Ok(NewKind::File),
+        libc::S_IFIFO => Ok(NewKind::Fifo),
+        libc::S_IFSOCK => Ok(NewKind::Socket),
+        libc::S_IFCHR => Ok(NewKind::CharDevice(rdev.into())),
+        libc::S_IFBLK => Ok(NewKind::BlockDevice(rdev.into())),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// A name of the kernel's. It never has a slash, and never is `.` or `..`.
+pub(crate) fn name(name: &OsStr) -> Result<Name, Errno> {
+    Name::new(name.as_bytes().to_vec()).map_err(|_| match name.len() {
+        0..256 => Errno::EINVAL,
+        _ => Errno::ENAMETOOLONG,
+    })
+}
+
+/// An inode of the kernel's.
+pub(crate) fn inode(number: INodeNo) -> InodeId {
+    InodeId(number.0)
+}
+
+fn system_time(time: Timestamp) -> SystemTime {
+    let distance = Duration::from_nanos(time.0.unsigned_abs());
+    match time.0 < 0 {
+        true => UNIX_EPOCH - distance,
+        false => UNIX_EPOCH + distance,
+    }
+}
+
+/// A time that a program sets; what does not fit is the nearest that does.
+pub(crate) fn time_or_now(time: fuser::TimeOrNow) -> TimeOrNow {
+    match time {
+        fuser::TimeOrNow::Now => TimeOrNow::Now,
+        fuser::TimeOrNow::SpecificTime(time) => TimeOrNow::At(timestamp(time)),
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let nanos = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_nanos() as i128,
+        // fuser 0.18 takes the nanoseconds off a time before 1970 instead of adding them.
+        Err(before) => {
+            let before = before.duration();
+            i128::from(before.subsec_nanos()) - i128::from(before.as_secs()) * 1_000_000_000
+        }
+    };
+    Timestamp(nanos.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive() {
+        for nanos in [0, 1, 1_500_000_000, -2_000_000_000, i64::MAX] {
+            let there = system_time(Timestamp(nanos));
+            assert_eq!(timestamp(there), Timestamp(nanos), "{nanos}");
+        }
+        // As fuser gives -1.2 s: seconds -2, nanoseconds 800,000,000.
+        let odd = UNIX_EPOCH - Duration::new(2, 800_000_000);
+        assert_eq!(timestamp(odd), Timestamp(-1_200_000_000));
+        let far = UNIX_EPOCH + Duration::from_secs(u32::MAX as u64 * 10);
+        assert_eq!(timestamp(far), Timestamp(i64::MAX));
+    }
+
+    #[test]
+    fn nodes_are_told_apart_by_their_mode() {
+        assert_eq!(node_kind(libc::S_IFIFO | 0o644, 0), Ok(NewKind::Fifo));
+        assert_eq!(node_kind(0o644, 0), Ok(NewKind::File));
+        assert_eq!(node_kind(libc::S_IFBLK, 0x801), Ok(NewKind::BlockDevice(0x801)));
+        assert_eq!(node_kind(libc::S_IFDIR, 0).map_err(i32::from), Err(libc::EINVAL));
+    }
+}

@@ -1,0 +1,88 @@
+//! What all requests of a mount share, and the one way to answer them.
+
+use crate::coherence::News;
+use crate::dirs::Dir;
+use crate::failure::{Failure, Outcome};
+use crate::files::Files;
+use crate::stats::{self, Op, Stats};
+use crate::table::Table;
+use everhold_client::Client;
+use fuser::{Errno, Notifier};
+use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// A request that takes longer is worth a word in the log.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// A mount at work.
+pub(crate) struct Edge {
+    pub(crate) client: Arc<Client>,
+    pub(crate) files: Files,
+    pub(crate) dirs: Table<Dir>,
+    pub(crate) stats: Stats,
+    /// The way to the kernel's caches, once the mount is there.
+    pub(crate) notifier: OnceLock<Notifier>,
+    /// What others changed.
+    pub(crate) news: News,
+    pub(crate) runtime: Handle,
+    /// When the last warning about the cluster was written: one in a while is enough.
+    warned: Mutex<Option<Instant>>,
+}
+
+impl Edge {
+    pub(crate) fn new(client: Arc<Client>, runtime: Handle) -> Arc<Edge> {
+        Arc::new(Edge {
+            files: Files::new(client.clone()),
+            client,
+            dirs: Table::default(),
+            stats: Stats::default(),
+            notifier: OnceLock::new(),
+            news: News::default(),
+            runtime,
+            warned: Mutex::new(None),
+        })
+    }
+
+    /// Carries a request out on the runtime and answers it.
+    pub(crate) fn serve<T: Send + 'static>(
+        self: &Arc<Self>,
+        op: Op,
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) {
+        let begun = self.stats.begin(op);
+        let edge = self.clone();
+        self.runtime.spawn(async move {
+            let outcome = work.await;
+            let took = edge.stats.end(op, begun, outcome.is_ok());
+            if let Err(failure) = &outcome {
+                edge.note(op, failure, took);
+            } else if took > SLOW {
+                tracing::warn!(op = stats::name(op), ?took, "a request waited for the cluster");
+            }
+            answer(outcome.map_err(|failure| failure.errno()));
+        });
+    }
+
+    /// Answers a request for which nobody has to be asked.
+    pub(crate) fn at_once(&self, op: Op, ok: bool, answer: impl FnOnce()) {
+        let begun = self.stats.begin(op);
+        answer();
+        self.stats.end(op, begun, ok);
+    }
+
+    fn note(&self, op: Op, failure: &Failure, took: Duration) {
+        let Failure::Client(e) = failure else { return };
+        if !failure.is_of_cluster() {
+            return tracing::debug!(op = stats::name(op), error = %e, "refused");
+        }
+        let now = Instant::now();
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|at| now.duration_since(at) > SLOW) {
+            *warned = Some(now);
+            tracing::error!(op = stats::name(op), ?took, error = %e, "the cluster failed a request");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Open files: one `OpenFile` for each inode, any number of handles for it.
+//!
+//! An opening that lasts is registered with the cluster, so that the file outlives its last name. Most do
+//! not last, and cost the cluster nothing.
+
+use everhold_client::{Client, OpenFile};
+use everhold_proto::InodeId;
+use everhold_proto::fs::Attr;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// An opening that lasts longer is registered.
+const REGISTER_AFTER: Duration = Duration::from_millis(500);
+/// Bytes that were written so long ago are committed, asked or not.
+const FLUSH_AFTER: Duration = Duration::from_secs(2);
+/// Files of which it is remembered which version the kernel has pages of.
+const SEEN_MAX: usize = 100_000;
+
+/// A handle of the kernel's.
+pub(crate) struct Handle {
+    pub(crate) file: Arc<OpenFile>,
+    /// Each write is committed and each read is of the newest version.
+    pub(crate) strict: bool,
+}
+
+/// All open files of a mount.
+pub(crate) struct Files {
+    client: Arc<Client>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    next: u64,
+    handles: HashMap<u64, Arc<Handle>>,
+    by_inode: HashMap<InodeId, Opened>,
+    /// The version that the kernel's pages are of.
+    seen: HashMap<InodeId, u64>,
+    /// (file, owner) that may hold locks: all others have none to give up when they close.
+    locks: HashSet<(InodeId, u64)>,
+}
+
+struct Opened {
+    file: Arc<OpenFile>,
+    handles: usize,
+    since: Instant,
+    registered: bool,
+}
+
+impl Files {
+    pub(crate) fn new(client: Arc<Client>) -> Self {
+        Files { client, inner: Mutex::default() }
+    }
+
+    /// The open file of an inode, if it is open.
+    pub(crate) fn of(&self, inode: InodeId) -> Option<Arc<OpenFile>> {
+        self.inner.lock().by_inode.get(&inode).map(|opened| opened.file.clone())
+    }
+
+    /// The open file of an inode: the one that is open already, or a new one without a handle yet.
+    pub(crate) fn of_or_new(&self, inode: InodeId) -> Arc<OpenFile> {
+        self.of(inode).unwrap_or_else(|| OpenFile::new(self.client.clone(), inode))
+    }
+
+    /// Anything may have changed.
+    pub(crate) fn all_changed(&self) {
+        self.inner.lock().by_inode.values().for_each(|opened| opened.file.changed());
+    }
+
+    /// A new handle. `file` is what [`Files::of_or_new`] gave; another opening may have been faster.
+    pub(crate) fn open(&self, file: Arc<OpenFile>, strict: bool) -> u64 {
+        let mut inner = self.inner.lock();
+        let opened = inner.by_inode.entry(file.inode()).or_insert_with(|| Opened {
+            file,
+            handles: 0,
+            since: Instant::now(),
+            registered: false,
+        });
+        opened.handles += 1;
+        let handle = Handle { file: opened.file.clone(), strict };
+        inner.next += 1;
+        let number = inner.next;
+        inner.handles.insert(number, Arc::new(handle));
+        number
+    }
+
+    /// The handle with a number.
+    pub(crate) fn handle(&self, number: u64) -> Option<Arc<Handle>> {
+        self.inner.lock().handles.get(&number).cloned()
+    }
+
+    /// A handle is closed. With the last one the file is, and `true` says that the cluster must be told.
+    pub(crate) fn close(&self, number: u64) -> Option<(Arc<Handle>, bool)> {
+        let mut inner = self.inner.lock();
+        let handle = inner.handles.remove(&number)?;
+        let inode = handle.file.inode();
+        let mut registered = false;
+        if let Some(opened) = inner.by_inode.get_mut(&inode) {
+            opened.handles -= 1;
+            if opened.handles == 0 {
+                registered = opened.registered;
+                inner.by_inode.remove(&inode);
+            }
+        }
+        Some((handle, registered))
+    }
+
+    /// Notes that the kernel's pages of a file are of `attr`'s version from now on; says whether they were
+    /// before.
+    pub(crate) fn saw(&self, attr: &Attr) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.seen.len() >= SEEN_MAX {
+            inner.seen.clear();
+        }
+        inner.seen.insert(attr.inode, attr.version) == Some(attr.version)
+    }
+
+    /// Notes that an owner may hold locks on a file.
+    pub(crate) fn note_lock(&self, inode: InodeId, owner: u64) {
+        self.inner.lock().locks.insert((inode, owner));
+    }
+
+    /// Whether an owner may hold locks on a file.
+    pub(crate) fn may_hold(&self, inode: InodeId, owner: u64) -> bool {
+        self.inner.lock().locks.contains(&(inode, owner))
+    }
+
+    /// Whether an owner may hold locks on a file; it gives them up now.
+    pub(crate) fn take_lock(&self, inode: InodeId, owner: u64) -> bool {
+        self.inner.lock().locks.remove(&(inode, owner))
+    }
+
+    /// Commits what has waited long and registers openings that last. To be called about once a second.
+    pub(crate) async fn tend(&self) {
+        let now = Instant::now();
+        let (mut stale, mut lasting) = (Vec::new(), Vec::new());
+        {
+            let mut inner = self.inner.lock();
+            for (inode, opened) in &mut inner.by_inode {
+                if opened.file.dirty_since().is_some_and(|since| since.elapsed() >= FLUSH_AFTER) {
+                    stale.push(opened.file.clone());
+                }
+                if !opened.registered && now.duration_since(opened.since) >= REGISTER_AFTER {
+                    opened.registered = true;
+                    lasting.push(*inode);
+                }
+            }
+        }
+        for file in stale {
+            file.flush_behind().await;
+        }
+        for inode in lasting {
+            if let Err(e) = self.client.open_handle(inode).await {
+                tracing::debug!(%inode, error = %e, "an open file was not registered");
+                if let Some(opened) = self.inner.lock().by_inode.get_mut(&inode) {
+                    opened.registered = false;
+                }
+            }
+        }
+    }
+
+    /// Commits everything. Says how many files could not be.
+    pub(crate) async fn flush_all(&self) -> usize {
+        let files: Vec<_> = self.inner.lock().by_inode.values().map(|o| o.file.clone()).collect();
+        let mut failed = 0;
+        for file in files {
+            if let Err(e) = file.flush().await {
+                tracing::error!(inode = %file.inode(), error = %e, "written bytes were not committed");
+                failed += 1;
+            }
+        }
+        failed
+    }
+}

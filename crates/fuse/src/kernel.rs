@@ -1,0 +1,598 @@
+//! Requests of the kernel: arguments checked and taken apart, the work handed on, the answer put together.
+
+use crate::coherence::Moment;
+use crate::convert;
+use crate::edge::Edge;
+use crate::failure::Outcome;
+use crate::ops::{Listing, LockRequest, Opened, STAT_UNIT, Sized, lock_range};
+use crate::stats::Op;
+use bytes::Bytes;
+use everhold_proto::fs::{Attr, LockInfo, LockKind, NewKind, Owner, SetAttr};
+use fuser::*;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Largest request: more gains nothing.
+const REQUEST_BYTES_MAX: u32 = 1 << 20;
+/// Requests for reading ahead and the like that the kernel may have under way.
+const BACKGROUND_MAX: u16 = 64;
+/// Inodes are never reused, so that one generation is enough.
+const GENERATION: Generation = Generation(0);
+
+/// The kernel's side of a mount.
+pub(crate) struct Kernel(pub(crate) Arc<Edge>);
+
+impl Kernel {
+    fn serve<T: Send + 'static, F>(
+        &self,
+        op: Op,
+        work: impl FnOnce(Arc<Edge>) -> F,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) where
+        F: Future<Output = Outcome<T>> + Send + 'static,
+    {
+        self.0.serve(op, work(self.0.clone()), answer);
+    }
+
+    /// As `serve`, for requests that are answered with nothing.
+    fn serve_empty<F>(&self, op: Op, reply: ReplyEmpty, work: impl FnOnce(Arc<Edge>) -> F)
+    where
+        F: Future<Output = Outcome<()>> + Send + 'static,
+    {
+        self.serve(op, work, move |result| match result {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    /// As `serve`, for requests that are answered with an entry of a directory.
+    fn serve_entry<F>(&self, op: Op, reply: ReplyEntry, work: impl FnOnce(Arc<Edge>) -> F)
+    where
+        F: Future<Output = Outcome<Attr>> + Send + 'static,
+    {
+        let (edge, moment) = (self.0.clone(), self.0.moment());
+        self.serve(op, work, move |result| match result {
+            Ok(attr) => answer_entry(&edge, reply, &attr, moment),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn serve_attr<F>(&self, op: Op, reply: ReplyAttr, work: impl FnOnce(Arc<Edge>) -> F)
+    where
+        F: Future<Output = Outcome<Attr>> + Send + 'static,
+    {
+        let (edge, moment) = (self.0.clone(), self.0.moment());
+        self.serve(op, work, move |result| match result {
+            Ok(attr) => {
+                let keep = edge.keep(&attr, moment);
+                reply.attr(&keep.attr, &convert::file_attr(&attr));
+            }
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn serve_sized<F>(&self, op: Op, reply: ReplyXattr, work: impl FnOnce(Arc<Edge>) -> F)
+    where
+        F: Future<Output = Outcome<Sized>> + Send + 'static,
+    {
+        self.serve(op, work, move |result| match result {
+            Ok(Sized::Data(data)) => reply.data(&data),
+            Ok(Sized::Length(length)) => reply.size(length),
+            Err(e) => reply.error(e),
+        });
+    }
+}
+
+fn answer_entry(edge: &Edge, reply: ReplyEntry, attr: &Attr, moment: Moment) {
+    let keep = edge.keep(attr, moment);
+    reply.entry_with_ttls(&keep.attr, &keep.entry, &convert::file_attr(attr), GENERATION);
+}
+
+/// A name, or the answer that it is none.
+macro_rules! name {
+    ($name:expr, $reply:expr) => {
+        match convert::name($name) {
+            Ok(name) => name,
+            Err(e) => return $reply.error(e),
+        }
+    };
+}
+
+fn owner(req: &Request, mode: u32, umask: u32) -> Owner {
+    Owner { uid: req.uid(), gid: req.gid(), mode: mode & 0o7777, umask: umask & 0o777 }
+}
+
+fn bytes(name: &OsStr) -> Bytes {
+    Bytes::copy_from_slice(name.as_bytes())
+}
+
+impl Filesystem for Kernel {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_DONT_MASK
+            | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
+            | InitFlags::FUSE_EXPORT_SUPPORT
+            | InitFlags::FUSE_POSIX_ACL
+            | InitFlags::FUSE_POSIX_LOCKS
+            | InitFlags::FUSE_FLOCK_LOCKS
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+        // What an older kernel lacks, it does without.
+        for flag in wanted.iter() {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "the kernel lacks a capability");
+            }
+        }
+        let set = config.set_max_write(REQUEST_BYTES_MAX).is_ok()
+            && config.set_max_background(BACKGROUND_MAX).is_ok();
+        if !set || config.set_max_readahead(REQUEST_BYTES_MAX).is_err() {
+            tracing::debug!("the kernel takes smaller requests only");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (parent, name) = (convert::inode(parent), name!(name, reply));
+        let moment = self.0.moment();
+        match self.0.client.peek_lookup(parent, &name) {
+            // Known: answered here, without a turn of the runtime.
+            Some(known) => self.0.at_once(Op::Lookup, known.is_some(), || match known {
+                Some(attr) => answer_entry(&self.0, reply, &attr, moment),
+                None => reply.error(Errno::ENOENT),
+            }),
+            None => self.serve_entry(Op::Lookup, reply, |edge| edge.lookup(parent, name)),
+        }
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (inode, moment) = (convert::inode(ino), self.0.moment());
+        let is_dirty = self.0.files.of(inode).is_some_and(|file| file.is_dirty());
+        match self.0.client.peek_attr(inode).filter(|_| !is_dirty) {
+            Some(attr) => self.0.at_once(Op::GetAttr, true, || {
+                let keep = self.0.keep(&attr, moment);
+                reply.attr(&keep.attr, &convert::file_attr(&attr));
+            }),
+            None => self.serve_attr(Op::GetAttr, reply, |edge| edge.getattr(inode)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::time_or_now),
+            mtime: mtime.map(convert::time_or_now),
+            consistency: None,
+        };
+        let inode = convert::inode(ino);
+        self.serve_attr(Op::SetAttr, reply, |edge| edge.setattr(inode, set));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let inode = convert::inode(ino);
+        let answer = move |result: Result<Bytes, Errno>| match result {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::ReadLink, |edge| edge.readlink(inode), answer);
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (parent, name) = (convert::inode(parent), name!(name, reply));
+        let owner = owner(req, mode, umask);
+        self.serve_entry(Op::MkNod, reply, |edge| edge.mknod(parent, name, (mode, rdev), owner));
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (parent, name) = (convert::inode(parent), name!(name, reply));
+        let owner = owner(req, mode, umask);
+        self.serve_entry(Op::MkDir, reply, |edge| {
+            edge.create_node(parent, name, NewKind::Directory, owner)
+        });
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (parent, name) = (convert::inode(parent), name!(name, reply));
+        self.serve_empty(Op::Unlink, reply, |edge| edge.unlink(parent, name));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (parent, name) = (convert::inode(parent), name!(name, reply));
+        self.serve_empty(Op::RmDir, reply, |edge| edge.rmdir(parent, name));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (parent, name) = (convert::inode(parent), name!(link_name, reply));
+        let (owner, kind) = (owner(req, 0o777, 0), NewKind::Symlink(bytes(target.as_os_str())));
+        self.serve_entry(Op::Symlink, reply, |edge| edge.create_node(parent, name, kind, owner));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let from = (convert::inode(parent), name!(name, reply));
+        let to = (convert::inode(newparent), name!(newname, reply));
+        self.serve_empty(Op::Rename, reply, |edge| edge.rename(from, to, flags));
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (inode, parent) = (convert::inode(ino), convert::inode(newparent));
+        let name = name!(newname, reply);
+        self.serve_entry(Op::Link, reply, |edge| edge.link(inode, parent, name));
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let inode = convert::inode(ino);
+        if let Some(opened) = self.0.open_at_once(inode, flags.0) {
+            let answer = || reply.opened(FileHandle(opened.handle), opened.flags);
+            return self.0.at_once(Op::Open, true, answer);
+        }
+        let answer = move |result: Result<Opened, Errno>| match result {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::Open, |edge| edge.open(inode, flags.0), answer);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (parent, name) = (convert::inode(parent), name!(name, reply));
+        let (owner, edge, moment) = (owner(req, mode, umask), self.0.clone(), self.0.moment());
+        let answer = move |result: Result<Opened, Errno>| match result {
+            Ok(Opened { attr, handle, flags }) => {
+                let ttl = edge.keep(&attr, moment).entry;
+                let attr = convert::file_attr(&attr);
+                reply.created(&ttl, &attr, GENERATION, FileHandle(handle), flags);
+            }
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::Create, |edge| edge.create(parent, name, owner, flags), answer);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let answer = move |result: Result<Bytes, Errno>| match result {
+            Ok(data) => reply.data(&data),
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::Read, |edge| edge.read(fh.0, offset, size), answer);
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let data = Bytes::copy_from_slice(data);
+        let answer = move |result: Result<u32, Errno>| match result {
+            Ok(count) => reply.written(count),
+            Err(e) => reply.error(e),
+        };
+        let work = |edge: Arc<Edge>| edge.write(fh.0, offset, data, flags.0, write_flags);
+        self.serve(Op::Write, work, answer);
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        if self.0.has_nothing_to_flush(fh.0, lock_owner.0) {
+            return self.0.at_once(Op::Flush, true, || reply.ok());
+        }
+        self.serve_empty(Op::Flush, reply, |edge| edge.flush(fh.0, lock_owner.0));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let flock = lock_owner.map(|owner| owner.0);
+        self.serve_empty(Op::Release, reply, |edge| edge.release(fh.0, flock));
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.serve_empty(Op::Fsync, reply, |edge| edge.fsync(fh.0));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let handle = self.0.opendir(convert::inode(ino));
+        reply.opened(FileHandle(handle), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let answer = move |result: Result<Listing, Errno>| match result {
+            Ok(listing) => {
+                for (next, inode, name) in listing.dots() {
+                    if reply.add(INodeNo(inode.0), next, FileType::Directory, name) {
+                        return reply.ok();
+                    }
+                }
+                for (next, name, attr) in &listing.entries {
+                    let (ino, kind) = (INodeNo(attr.inode.0), convert::file_type(attr.kind));
+                    if reply.add(ino, *next, kind, OsStr::from_bytes(name.as_bytes())) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::ReadDir, |edge| edge.readdir(fh.0, offset), answer);
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        match self.0.dirs.remove(fh.0) {
+            Some(_) => reply.ok(),
+            None => reply.error(Errno::EBADF),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok(); // each change of a directory was durable when it was answered
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let answer = move |result: Result<crate::ops::Space, Errno>| match result {
+            Ok(space) => {
+                let unit = STAT_UNIT as u32;
+                let (free, inodes, left) = (space.free, space.inodes, space.inodes_free);
+                reply.statfs(space.blocks, free, free, inodes, left, unit, 255, unit);
+            }
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::StatFs, |edge| edge.statfs(), answer);
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (inode, name, value) =
+            (convert::inode(ino), bytes(name), Bytes::copy_from_slice(value));
+        self.serve_empty(Op::SetXattr, reply, |edge| edge.setxattr(inode, name, value, flags));
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if self.0.client.peek_lacks(convert::inode(ino), name.as_bytes()) {
+            return self.0.at_once(Op::GetXattr, false, || reply.error(Errno::ENODATA));
+        }
+        let (inode, name) = (convert::inode(ino), bytes(name));
+        self.serve_sized(Op::GetXattr, reply, |edge| edge.getxattr(inode, name, size));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let inode = convert::inode(ino);
+        self.serve_sized(Op::ListXattr, reply, |edge| edge.listxattr(inode, size));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (inode, name) = (convert::inode(ino), bytes(name));
+        self.serve_empty(Op::RemoveXattr, reply, |edge| edge.removexattr(inode, name));
+    }
+
+    fn getlk(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let (inode, owner, range) = (convert::inode(ino), lock_owner.0, lock_range(start, end));
+        let asked = LockRequest { inode, owner, range, kind: typ, pid };
+        let answer = move |result: Result<Option<LockInfo>, Errno>| match result {
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Ok(Some(lock)) => {
+                let kind = match lock.kind {
+                    LockKind::Read => libc::F_RDLCK,
+                    LockKind::Write => libc::F_WRLCK,
+                };
+                reply.locked(lock.start, lock.end.min(i64::MAX as u64), kind, lock.pid);
+            }
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::GetLock, |edge| edge.getlk(asked), answer);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        _pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (inode, owner, range) = (convert::inode(ino), lock_owner.0, lock_range(start, end));
+        let asked = LockRequest { inode, owner, range, kind: typ, pid: req.pid() };
+        self.serve_empty(Op::SetLock, reply, |edge| edge.setlk(asked, sleep));
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        let answer = move |result: Result<u32, Errno>| match result {
+            Ok(count) => reply.written(count),
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::Copy, |edge| edge.copy(from, to, len), answer);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.serve_empty(Op::Fallocate, reply, |edge| edge.fallocate(fh.0, offset, length, mode));
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let answer = move |result: Result<i64, Errno>| match result {
+            Ok(offset) => reply.offset(offset),
+            Err(e) => reply.error(e),
+        };
+        self.serve(Op::Seek, |edge| edge.seek(fh.0, offset, whence), answer);
+    }
+}

@@ -1,0 +1,250 @@
+//! How a mount begins and ends.
+
+use crate::coherence::Teller;
+use crate::edge::Edge;
+use crate::kernel::Kernel;
+use crate::options::MountOptions;
+use everhold_client::Client;
+use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// What the source of a mount of Everhold begins with in `/proc/mounts`. The type may be plain `fuse`: only the
+/// mount helper writes a subtype.
+const SOURCE: &str = "everhold:";
+/// How often open files are looked after.
+const TEND_EVERY: Duration = Duration::from_millis(500);
+
+/// Why a mount point cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// There is nothing.
+    #[error("{} does not exist", .0.display())]
+    Missing(PathBuf),
+    /// It is no directory.
+    #[error("{} is not a directory", .0.display())]
+    NotDirectory(PathBuf),
+    /// Something is mounted there.
+    #[error("{} is a mount point already", .0.display())]
+    Busy(PathBuf),
+    /// No FUSE on this machine.
+    #[error("/dev/fuse cannot be opened: {0}")]
+    NoFuse(io::Error),
+    /// Not allowed to.
+    #[error("mounting on {} is not permitted: {source}", path.display())]
+    NotPermitted {
+        /// Where.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("mounting on {} failed: {source}", path.display())]
+    Failed {
+        /// Where.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// A mount that is there. Dropped, it is unmounted.
+pub struct Mounted {
+    session: BackgroundSession,
+    edge: Arc<Edge>,
+    tending: JoinHandle<()>,
+}
+
+/// Mounts the cluster of `client` on the directory `path`. A stale mount there, whose process has died, is
+/// replaced. Requests are answered on the runtime that this is called from. The client must follow the change
+/// feed (`ClientOptions::follow`), and serves one mount.
+pub fn mount(
+    client: Arc<Client>,
+    path: &Path,
+    options: MountOptions,
+) -> Result<Mounted, MountError> {
+    check(path)?;
+    let mut mount_options = vec![
+        MountOption::FSName(format!("{SOURCE}{}", options.source)),
+        MountOption::DefaultPermissions,
+        if options.read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    mount_options.extend(match options.dev_suid {
+        true => [MountOption::Dev, MountOption::Suid],
+        false => [MountOption::NoDev, MountOption::NoSuid],
+    });
+    let mut config = Config::default();
+    config.mount_options = mount_options;
+    config.acl = if options.private { SessionACL::Owner } else { SessionACL::All };
+    config.n_threads = Some(options.threads.clamp(1, 64));
+    config.clone_fd = true;
+    let edge = Edge::new(client, Handle::current());
+    let teller = Arc::new(Teller(Arc::downgrade(&edge)));
+    edge.client.on_invalidate(teller).map_err(|e| MountError::Failed {
+        path: path.into(),
+        source: io::Error::other(e.to_string()),
+    })?;
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied => MountError::NotPermitted { path: path.into(), source },
+        _ => MountError::Failed { path: path.into(), source },
+    };
+    let session = fuser::spawn_mount(Kernel(edge.clone()), path, &config).map_err(failed)?;
+    // Set once, here: nobody else has the edge yet.
+    let _first = edge.notifier.set(session.notifier());
+    let tended = edge.clone();
+    let tending = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(TEND_EVERY).await;
+            tended.files.tend().await;
+        }
+    });
+    Ok(Mounted { session, edge, tending })
+}
+
+/// Whether something may be mounted on `path`.
+fn check(path: &Path) -> Result<(), MountError> {
+    if let Err(e) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        return Err(MountError::NoFuse(e));
+    }
+    if is_stale(path) {
+        tracing::info!(path = %path.display(), "a stale mount is replaced");
+        detach(path).map_err(|source| MountError::Failed { path: path.into(), source })?;
+    }
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(MountError::Missing(path.into())),
+        Err(source) => Err(MountError::Failed { path: path.into(), source }),
+        Ok(meta) if !meta.is_dir() => Err(MountError::NotDirectory(path.into())),
+        Ok(_) if is_mount_point(path) => Err(MountError::Busy(path.into())),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Whether a mount of a process that has died is on `path`.
+pub fn is_stale(path: &Path) -> bool {
+    let error = std::fs::metadata(path).err().and_then(|e| e.raw_os_error());
+    error == Some(libc::ENOTCONN)
+}
+
+/// Takes a mount away, whoever still uses it.
+pub fn detach(path: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH)?)
+}
+
+/// Unmounts `path`, as `umount` does; users without that right go through `fusermount3`.
+pub fn unmount(path: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty()) {
+        Err(rustix::io::Errno::PERM) => {}
+        other => return Ok(other?),
+    }
+    let status = std::process::Command::new("fusermount3").arg("-u").arg(path).status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other("fusermount3 could not unmount it")),
+    }
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    all_mounts().iter().any(|(at, _, _)| *at == path)
+}
+
+/// Mounts of Everhold on this machine: where, and the source.
+pub fn mounts() -> Vec<(PathBuf, String)> {
+    let all = all_mounts().into_iter().filter(|(_, _, kind)| kind.starts_with("fuse"));
+    all.filter_map(|(path, source, _)| Some((path, source.strip_prefix(SOURCE)?.to_string())))
+        .collect()
+}
+
+/// (mount point, source, type) of `/proc/self/mounts`.
+fn all_mounts() -> Vec<(PathBuf, String, String)> {
+    let text = std::fs::read("/proc/self/mounts").unwrap_or_default();
+    let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    lines
+        .filter_map(|line| {
+            let mut fields = line.split(|b| *b == b' ').map(unescape);
+            let (source, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            use std::os::unix::ffi::OsStringExt;
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            Some((std::ffi::OsString::from_vec(path).into(), text(source), text(kind)))
+        })
+        .collect()
+}
+
+/// Octal escapes of `/proc/mounts` (`\040` is a space).
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        let digits =
+            rest.get(..3).filter(|d| *byte == b'\\' && d.iter().all(|d| (b'0'..=b'7').contains(d)));
+        match digits {
+            Some(digits) => {
+                let code =
+                    digits.iter().fold(0u32, |code, digit| code * 8 + u32::from(digit - b'0'));
+                plain.push(code as u8);
+                rest = &rest[3..];
+            }
+            None => plain.push(*byte),
+        }
+    }
+    plain
+}
+
+impl Mounted {
+    /// Waits until it is unmounted by somebody (`umount`, `fusermount3 -u`).
+    pub async fn ended(&self) {
+        while !self.session.guard.is_finished() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Commits what was written and unmounts. Says how many files could not be committed.
+    pub async fn unmount(self) -> io::Result<usize> {
+        let Mounted { session, edge, tending } = self;
+        let failed = edge.files.flush_all().await;
+        // Unmounting waits for requests that this runtime answers.
+        let end = move || match session.guard.is_finished() {
+            true => session.join(),
+            false => session.umount_and_join(),
+        };
+        let result = tokio::task::spawn_blocking(end).await;
+        let failed = failed + edge.files.flush_all().await;
+        tending.abort();
+        match result {
+            Ok(Ok(())) => Ok(failed),
+            Ok(Err(e)) => Err(e),
+            Err(e) => Err(io::Error::other(e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_with_their_escapes() {
+        assert_eq!(unescape(b"/mnt/a\\040b\\134"), b"/mnt/a b\\");
+        assert_eq!(unescape(b"\\04"), b"\\04");
+        assert!(all_mounts().iter().any(|(path, _, _)| path == Path::new("/")));
+    }
+
+    #[test]
+    fn an_unusable_mount_point_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, "").unwrap();
+        if !Path::new("/dev/fuse").exists() {
+            return; // another message comes first
+        }
+        assert!(matches!(check(&dir.path().join("none")), Err(MountError::Missing(_))));
+        assert!(matches!(check(&file), Err(MountError::NotDirectory(_))));
+        assert!(matches!(check(Path::new("/proc")), Err(MountError::Busy(_))));
+        assert!(check(dir.path()).is_ok());
+    }
+}

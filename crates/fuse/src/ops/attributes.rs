@@ -1,0 +1,31 @@
+//! `stat`, `chmod`, `chown`, `truncate`, `utimensat`.
+
+use crate::edge::Edge;
+use crate::failure::Outcome;
+use everhold_proto::InodeId;
+use everhold_proto::fs::{Attr, SetAttr};
+use std::sync::Arc;
+
+impl Edge {
+    /// Attributes, with everything committed that was written here: size and times are then everybody's.
+    pub(crate) async fn getattr(self: Arc<Self>, inode: InodeId) -> Outcome<Attr> {
+        match self.files.of(inode) {
+            Some(file) if file.is_dirty() => Ok(file.attr().await?),
+            _ => Ok(self.client.cached_attr(inode).await?),
+        }
+    }
+
+    /// Changes attributes. What was written before is committed first, so that a commit behind it neither
+    /// grows a truncated file nor moves a time that was set.
+    pub(crate) async fn setattr(self: Arc<Self>, inode: InodeId, set: SetAttr) -> Outcome<Attr> {
+        let file = self.files.of(inode);
+        if let Some(file) = &file {
+            file.flush().await?;
+        }
+        let attr = self.client.set_attr_of(inode, set).await?;
+        if let Some(file) = &file {
+            file.changed();
+        }
+        Ok(attr)
+    }
+}

@@ -1,0 +1,164 @@
+//! Opening, reading, writing, closing.
+
+use crate::edge::Edge;
+use crate::failure::Outcome;
+use crate::files::Handle;
+use bytes::Bytes;
+use everhold_proto::InodeId;
+use everhold_proto::fs::{Attr, Consistency, FileKind, FsError, Name, NewKind, Owner, SetAttr};
+use fuser::{Errno, FopenFlags, WriteFlags};
+use std::sync::Arc;
+
+/// What the kernel is told of an opening.
+pub(crate) struct Opened {
+    pub(crate) attr: Attr,
+    pub(crate) handle: u64,
+    pub(crate) flags: FopenFlags,
+}
+
+impl Edge {
+    pub(crate) async fn open(self: Arc<Self>, inode: InodeId, flags: i32) -> Outcome<Opened> {
+        let file = self.files.of_or_new(inode);
+        let attr = if flags & libc::O_TRUNC != 0 {
+            let set = SetAttr { size: Some(0), ..SetAttr::default() };
+            self.clone().setattr(inode, set).await?
+        } else {
+            file.flush().await?;
+            self.client.cached_attr(inode).await?
+        };
+        file.saw(&attr);
+        Ok(self.opened(file, attr, flags))
+    }
+
+    /// Opens a file of which the cache knows enough.
+    pub(crate) fn open_at_once(&self, inode: InodeId, flags: i32) -> Option<Opened> {
+        if flags & libc::O_TRUNC != 0 {
+            return None;
+        }
+        let file = self.files.of_or_new(inode);
+        let attr = self.client.peek_attr(inode).filter(|_| !file.is_dirty())?;
+        file.saw(&attr);
+        Some(self.opened(file, attr, flags))
+    }
+
+    /// Whether a `close` has nothing to commit, no error to tell, and no lock to give up.
+    pub(crate) fn has_nothing_to_flush(&self, handle: u64, owner: u64) -> bool {
+        let handle = self.files.handle(handle);
+        handle.is_some_and(|h| h.file.is_clean() && !self.files.may_hold(h.file.inode(), owner))
+    }
+
+    pub(crate) async fn create(
+        self: Arc<Self>,
+        parent: InodeId,
+        name: Name,
+        owner: Owner,
+        flags: i32,
+    ) -> Outcome<Opened> {
+        let kind = NewKind::File;
+        let created = self.client.create_node(parent, name.clone(), kind, owner, false).await;
+        match created {
+            Ok(attr) => {
+                let file = self.files.of_or_new(attr.inode);
+                file.is_new(&attr);
+                Ok(self.opened(file, attr, flags))
+            }
+            // Somebody else was faster, and both are content with that.
+            Err(e) if e.is_exists() && flags & libc::O_EXCL == 0 => {
+                let attr = self.client.lookup(parent, name).await?;
+                if attr.kind != FileKind::File {
+                    return Err(Errno::EEXIST.into());
+                }
+                let opened = self.open(attr.inode, flags).await?;
+                Ok(Opened { attr, ..opened })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn opened(&self, file: Arc<everhold_client::OpenFile>, attr: Attr, flags: i32) -> Opened {
+        let mut how = FopenFlags::empty();
+        let writes_only = flags & libc::O_ACCMODE == libc::O_WRONLY;
+        let had = self.files.saw(&attr);
+        let strict = attr.consistency == Consistency::Strict;
+        if strict || flags & libc::O_DIRECT != 0 || flags & libc::O_APPEND != 0 || writes_only {
+            // Pages of what is only written would be copied for nothing, what is appended gets its offset
+            // from the cluster, and strict reads ask it each time.
+            how |= FopenFlags::FOPEN_DIRECT_IO;
+        } else if had {
+            how |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        Opened { attr, handle: self.files.open(file, strict), flags: how }
+    }
+
+    pub(crate) fn handle(&self, number: u64) -> Outcome<Arc<Handle>> {
+        Ok(self.files.handle(number).ok_or(Errno::EBADF)?)
+    }
+
+    pub(crate) async fn read(
+        self: Arc<Self>,
+        handle: u64,
+        offset: u64,
+        size: u32,
+    ) -> Outcome<Bytes> {
+        let handle = self.handle(handle)?;
+        if handle.strict {
+            handle.file.changed();
+        }
+        Ok(handle.file.read(offset, size as usize).await?)
+    }
+
+    pub(crate) async fn write(
+        self: Arc<Self>,
+        handle: u64,
+        offset: u64,
+        data: Bytes,
+        flags: i32,
+        how: WriteFlags,
+    ) -> Outcome<u32> {
+        let handle = self.handle(handle)?;
+        let count = data.len() as u32;
+        let from_pages = how.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if flags & libc::O_APPEND != 0 && !from_pages {
+            let attr = handle.file.append(data).await?;
+            self.files.saw(&attr);
+            return Ok(count);
+        }
+        handle.file.write(offset, &data).await?;
+        if handle.strict || flags & (libc::O_SYNC | libc::O_DSYNC) != 0 {
+            handle.file.flush().await?;
+        }
+        Ok(count)
+    }
+
+    /// Commits what was written.
+    pub(crate) async fn fsync(self: Arc<Self>, handle: u64) -> Outcome<()> {
+        Ok(self.handle(handle)?.file.flush().await?)
+    }
+
+    /// A `close`: commits what was written, and gives up the `fcntl` locks of the process.
+    pub(crate) async fn flush(self: Arc<Self>, handle: u64, owner: u64) -> Outcome<()> {
+        let file = self.handle(handle)?.file.clone();
+        let flushed = file.flush().await;
+        self.unlock_all(file.inode(), owner).await?;
+        Ok(flushed?)
+    }
+
+    /// The last descriptor is gone. Programs do not learn of an error here; they did at `close`.
+    pub(crate) async fn release(self: Arc<Self>, handle: u64, flock: Option<u64>) -> Outcome<()> {
+        let (handle, registered) = self.files.close(handle).ok_or(Errno::EBADF)?;
+        let inode = handle.file.inode();
+        let flushed = handle.file.flush().await;
+        if let Err(e) = flushed
+            && !matches!(e.fs(), Some(FsError::NotFound))
+        {
+            tracing::error!(%inode, error = %e, "written bytes were not committed at the last close");
+        }
+        if let Some(owner) = flock {
+            self.unlock_all(inode, owner).await?;
+        }
+        if registered && let Err(e) = self.client.release_handle(inode).await {
+            tracing::debug!(%inode, error = %e, "a registered opening was not taken back");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Extended attributes. Who may use which is checked by the kernel.
+
+use crate::edge::Edge;
+use crate::failure::Outcome;
+use bytes::Bytes;
+use everhold_proto::InodeId;
+use everhold_proto::fs::XattrMode;
+use fuser::Errno;
+use std::sync::Arc;
+
+/// Statistics of the mount, on its root; not listed.
+pub(crate) const STATS: &[u8] = b"user.everhold.stats";
+
+/// A value, or only its length when the program asked for that.
+pub(crate) enum Sized {
+    Data(Bytes),
+    Length(u32),
+}
+
+fn sized(value: Bytes, size: u32) -> Outcome<Sized> {
+    match size {
+        0 => Ok(Sized::Length(value.len() as u32)),
+        size if value.len() <= size as usize => Ok(Sized::Data(value)),
+        _ => Err(Errno::ERANGE.into()),
+    }
+}
+
+impl Edge {
+    pub(crate) async fn getxattr(
+        self: Arc<Self>,
+        inode: InodeId,
+        name: Bytes,
+        size: u32,
+    ) -> Outcome<Sized> {
+        if inode == InodeId::ROOT && name == STATS {
+            let text = serde_json::to_vec(&self.stats.snapshot()).map_err(|_| Errno::EIO)?;
+            return sized(text.into(), size);
+        }
+        sized(self.client.cached_xattr(inode, &name).await?.ok_or(Errno::ENODATA)?, size)
+    }
+
+    pub(crate) async fn listxattr(self: Arc<Self>, inode: InodeId, size: u32) -> Outcome<Sized> {
+        let mut list = Vec::new();
+        for name in self.client.list_xattr(inode).await? {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        sized(list.into(), size)
+    }
+
+    pub(crate) async fn setxattr(
+        self: Arc<Self>,
+        inode: InodeId,
+        name: Bytes,
+        value: Bytes,
+        flags: i32,
+    ) -> Outcome<()> {
+        let mode = match flags {
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            0 => XattrMode::Set,
+            _ => return Err(Errno::EINVAL.into()),
+        };
+        Ok(self.client.set_xattr(inode, name, value, mode).await?)
+    }
+
+    pub(crate) async fn removexattr(self: Arc<Self>, inode: InodeId, name: Bytes) -> Outcome<()> {
+        Ok(self.client.remove_xattr(inode, name).await?)
+    }
+}
