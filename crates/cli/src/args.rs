@@ -171,7 +171,7 @@ pub(crate) struct MountHere {
     /// Stay in the foreground, until Ctrl-C or `umount`
     #[arg(long)]
     pub(crate) foreground: bool,
-    /// Where the log of a mount in the background goes
+    /// Where the log of a mount in the background goes [default: ~/.local/state/everhold/mount-PATH.log]
     #[arg(long, value_name = "FILE", conflicts_with = "foreground")]
     pub(crate) log: Option<PathBuf>,
     /// Refuse changes

@@ -87,6 +87,13 @@ fn path() -> CliResult<PathBuf> {
     home_or("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("everhold/context.json"))
 }
 
+/// Where the log of a mount in the background goes by default: beside the context, named after the mount point.
+pub(crate) fn mount_log(mount_point: &Path) -> CliResult<PathBuf> {
+    let name = mount_point.to_string_lossy().trim_matches('/').replace('/', "-");
+    home_or("XDG_STATE_HOME", ".local/state")
+        .map(|dir| dir.join(format!("everhold/mount-{name}.log")))
+}
+
 /// The default directory of a local cluster: `$XDG_DATA_HOME` or `~/.local/share`, `everhold/cluster`.
 pub(crate) fn default_cluster_dir() -> CliResult<PathBuf> {
     home_or("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("everhold/cluster"))

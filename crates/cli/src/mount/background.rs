@@ -2,28 +2,31 @@
 //! there.
 
 use crate::args::{MountHere, OnLossArg};
+use crate::context::mount_log;
 use crate::exit::{CliError, CliResult, Exit};
 use crate::output::line;
 use rustix::process::setsid;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+/// Most that is looked at of what a process wrote before it ended.
+const LOG_BYTES_MAX: u64 = 64 << 10;
 
 /// Starts it and returns once the mount is there, or with the error of the process.
 pub(crate) fn start(path: &Path, here: &MountHere, seeds: &[String]) -> CliResult {
     let program = std::env::current_exe().map_err(|e| CliError::local("everhold", &e))?;
     let mut command = Command::new(program);
     command.args(arguments(path, here, seeds)).stdin(Stdio::null()).stdout(Stdio::piped());
-    match &here.log {
-        None => command.stderr(Stdio::piped()),
-        Some(log) => {
-            let file = OpenOptions::new().create(true).append(true).open(log);
-            command.stderr(file.map_err(|e| CliError::local(log, &e))?)
-        }
+    let log = match &here.log {
+        Some(log) => log.clone(),
+        None => mount_log(&std::path::absolute(path).map_err(|e| CliError::local(path, &e))?)?,
     };
+    let (file, before) = open_log(&log).map_err(|e| CliError::local(&log, &e))?;
+    command.stderr(file);
     // SAFETY: between fork and exec one async-signal-safe system call is made.
     unsafe { command.pre_exec(|| setsid().map(drop).map_err(io::Error::from)) };
     let mut child = command.spawn().map_err(|e| CliError::local("everhold", &e))?;
@@ -36,16 +39,32 @@ pub(crate) fn start(path: &Path, here: &MountHere, seeds: &[String]) -> CliResul
     if first.starts_with("mounted on ") {
         return line(format!("mounted on {} (process {})", path.display(), child.id()));
     }
-    let mut text = String::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        stderr.read_to_string(&mut text).map_err(|e| CliError::local("everhold mount", &e))?;
-    }
     let status = child.wait().map_err(|e| CliError::local("everhold mount", &e))?;
-    Err(failure(status.code(), &text, here))
+    let text = read_from(&log, before).map_err(|e| CliError::local(&log, &e))?;
+    Err(failure(status.code(), &text, &log))
+}
+
+/// The log, to be added to, and its length until now.
+fn open_log(log: &Path) -> io::Result<(File, u64)> {
+    if let Some(dir) = log.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let file = OpenOptions::new().create(true).append(true).open(log)?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
+}
+
+/// What was added to the log since then.
+fn read_from(log: &Path, offset: u64) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut text = Vec::new();
+    file.take(LOG_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The error of the process as our own.
-fn failure(code: Option<i32>, text: &str, here: &MountHere) -> CliError {
+fn failure(code: Option<i32>, text: &str, log: &Path) -> CliError {
     let after = |mark: &str| text.lines().rev().find_map(|line| line.strip_prefix(mark));
     let exit = match code {
         Some(2) => Exit::Usage,
@@ -56,12 +75,9 @@ fn failure(code: Option<i32>, text: &str, here: &MountHere) -> CliError {
         Some(9) => Exit::Foreign,
         _ => Exit::Failed,
     };
-    let log = match &here.log {
-        Some(log) => format!("see {}", log.display()),
-        None => "run it with --foreground to see why".into(),
-    };
     let message = after("everhold: ").unwrap_or("the mount's process ended");
-    CliError::new(exit, message, after("hint: ").map_or(log, String::from))
+    let see = format!("see {}", log.display());
+    CliError::new(exit, message, after("hint: ").map_or(see, String::from))
 }
 
 fn arguments(path: &Path, here: &MountHere, seeds: &[String]) -> Vec<OsString> {
@@ -112,13 +128,11 @@ mod tests {
 
     #[test]
     fn the_error_of_the_process_is_handed_on() {
-        let words = ["everhold", "mount", "/m"];
-        let Subcommand::Mount(args) = Cli::parse_from(words).command else { panic!() };
         let text = "log line\neverhold: /m does not exist\nhint: create the directory first\n";
-        let error = failure(Some(3), text, &args.here);
+        let error = failure(Some(3), text, Path::new("/log"));
         assert_eq!(error.exit, Exit::NotFound);
         assert_eq!(error.message, "/m does not exist");
         assert_eq!(error.hint, "create the directory first");
-        assert_eq!(failure(None, "", &args.here).exit, Exit::Failed);
+        assert_eq!(failure(None, "", Path::new("/log")).hint, "see /log");
     }
 }
