@@ -51,7 +51,10 @@ fn leaving_while_files_are_open() {
     assert!(text.contains("busy") && text.contains("hint: close what uses it"), "{text}");
     open.write_all(&noise(8, 100_000)).unwrap();
     mount.signal(Signal::INT);
-    mount.ended();
+    assert_eq!(mount.ended().code(), Some(5), "it was in use: {}", mount.log());
+    let left = std::fs::read_dir(mount.path()).unwrap().count();
+    assert_eq!(left, 0, "no stale mount stays behind");
+    open.write_all(b"late").expect_err("nobody takes it");
     drop(open);
     let expected = [noise(7, 100_000), noise(8, 100_000)].concat();
     assert!(std::fs::read(seen.join("f")).unwrap() == expected);

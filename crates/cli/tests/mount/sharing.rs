@@ -91,7 +91,7 @@ fn a_rename_is_one_step_for_the_other_mount() {
     let Some(world) = visit() else { return };
     let (a, b) = world.directory("rename");
     // Each names its round, in every eight bytes of it.
-    let content = |round: u64| round.to_le_bytes().repeat(if round % 2 == 0 { 300 } else { 9_000 });
+    let content = |round: u64| round.to_le_bytes().repeat([300, 9_000][round as usize % 2]);
     std::fs::write(a.join("f"), content(0)).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
