@@ -26,6 +26,21 @@ faults *ARGS:
     cargo build -p everhold-cli -p everhold-sim
     target/debug/everhold-faults {{ARGS}}
 
+# The tests of mounts that wait for a session to end (30 s); needs root and /dev/fuse.
+mount-slow:
+    cargo test -p everhold-cli --test mount -- --ignored
+
+# pjdfstest and a short fsx on a mount; needs root and /dev/fuse. `just posix --kill` kills nodes meanwhile.
+posix *ARGS: _posix-tools
+    cargo build -p everhold-cli
+    scripts/posix target/debug/everhold --tools target/tools {{ARGS}}
+
+# The same with 200,000 operations of each mix and three seeds: hours.
+posix-long *ARGS: (posix "--ops" "200000" "--seeds" "3" ARGS)
+
+_posix-tools:
+    cargo install --quiet --locked --root target/tools pjdfstest@0.2.2 fsx@0.3.2
+
 # The table of docs/performance.md, on a temporary cluster.
 bench *ARGS:
     cargo run --release -- bench --temp {{ARGS}}

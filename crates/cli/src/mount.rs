@@ -59,17 +59,12 @@ async fn foreground(path: &Path, here: &MountHere, seeds: Vec<String>) -> CliRes
         () = mounted.ended() => {}
         () = interrupt.wait() => {}
     }
-    let lost = mounted.unmount().await.map_err(|e| {
-        CliError::new(
-            Exit::Busy,
-            format!("{} could not be unmounted: {e}", path.display()),
-            "close what uses it, then run `umount` on it",
-        )
-    })?;
+    let unmounted = mounted.unmount().await;
     // A session that cannot be ended ends by itself.
     if let Err(e) = client.close().await {
         tracing::debug!(error = %e, "the session was not ended");
     }
+    let lost = unmounted.map_err(|e| in_use(path, &e))?;
     match lost {
         0 => Ok(()),
         count => Err(CliError::new(
@@ -78,6 +73,19 @@ async fn foreground(path: &Path, here: &MountHere, seeds: Vec<String>) -> CliRes
             "see the log above and `everhold status`",
         )),
     }
+}
+
+/// Programs still have files open, but this process was told to end: without it nobody would answer on the mount
+/// point, so it goes.
+fn in_use(path: &Path, error: &std::io::Error) -> CliError {
+    if let Err(e) = everhold_fuse::mount::detach(path) {
+        tracing::warn!(path = %path.display(), error = %e, "a mount without a process stays behind");
+    }
+    CliError::new(
+        Exit::Busy,
+        format!("{} was in use ({error}): what was written is committed", path.display()),
+        "programs that have files open there get errors now; end them first next time",
+    )
 }
 
 /// Connects within the usual time, whatever the mount does later when the cluster is lost.

@@ -10,21 +10,23 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// For conditions that take seconds on an idle machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-static SERIAL: Mutex<()> = Mutex::new(());
+/// Whether somebody has the turn.
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static FREE: Condvar = Condvar::new();
 
 /// A running `everhold up`.
 pub(crate) struct Cluster {
     up: Child,
     dir: TempDir,
     /// One cluster at a time: two cores carry no more.
-    _serial: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 /// The built binary, blind to the user's own context.
@@ -34,15 +36,30 @@ pub(crate) fn everhold(state: &Path) -> Command {
     command
 }
 
+/// The right to run a cluster. Unlike a lock's guard it may be handed to another thread, or live in a static.
+pub(crate) struct Turn(());
+
 /// Holds other clusters off; for tests that start servers by themselves.
-pub(crate) fn serial() -> MutexGuard<'static, ()> {
-    SERIAL.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn serial() -> Turn {
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    while *taken {
+        taken = FREE.wait(taken).unwrap_or_else(PoisonError::into_inner);
+    }
+    *taken = true;
+    Turn(())
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        FREE.notify_one();
+    }
 }
 
 impl Cluster {
     /// A fresh cluster of `nodes` nodes in three zones, ready for use.
     pub(crate) fn up(nodes: u32, options: &[&str]) -> Self {
-        let serial = serial();
+        let turn = serial();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut command = everhold(&dir.path().join("state"));
         command.args(["up", "--json", "--segment-size", "32MiB", "--nodes", &nodes.to_string()]);
@@ -61,7 +78,7 @@ impl Cluster {
             let status = up.wait();
             panic!("up ended ({status:?}): {}", complaints.join().unwrap_or_default());
         }
-        Cluster { up, dir, _serial: serial }
+        Cluster { up, dir, _turn: turn }
     }
 
     /// Where scratch files may go.
