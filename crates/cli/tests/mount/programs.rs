@@ -48,7 +48,8 @@ fn git_works() {
     }
     run(&b, &["git", "clone", "-q", "one", "two"]);
     run(&one, &["git", "gc", "-q", "--prune=now"]);
-    for repository in [a.join("one"), b.join("one"), b.join("two"), a.join("two")] {
+    // Each through the mount that did not write it.
+    for repository in [b.join("one"), a.join("two")] {
         run(&repository, &["git", "fsck", "--strict", "--full"]);
         assert_eq!(run(&repository, &["git", "status", "--porcelain"]), "");
         assert_eq!(run(&repository, &["git", "rev-list", "--count", "HEAD"]).trim(), "2");
@@ -123,5 +124,4 @@ fn tar_and_diff_agree() {
     run(&a, &["tar", "-cf", archive, "-C", from, "."]);
     run(&a, &["tar", "-xf", archive]);
     run(&b, &["diff", "-r", from, "."]);
-    run(&b, &["tar", "--compare", "-f", archive]);
 }
