@@ -14,6 +14,11 @@ use std::time::{Duration, Instant};
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
+/// Threads of a process that have not ended.
+fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
 /// The directory of a node as far as its process is concerned: `pid` and `log` are in it.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeDir(PathBuf);
@@ -88,8 +93,11 @@ impl NodeDir {
     fn is_ours(&self, pid: u32) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let state = status.rsplit_once(") ").map(|(_, rest)| rest.as_bytes().first().copied());
-        if !matches!(state, Some(Some(state)) if state != b'Z' && state != b'X') {
-            return false;
+        match state.flatten() {
+            None | Some(b'X') => return false,
+            // Its last thread closes its files, and its first is a zombie before that.
+            Some(b'Z') => return threads(pid) > 1,
+            Some(_) => {}
         }
         use std::os::unix::ffi::OsStrExt;
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

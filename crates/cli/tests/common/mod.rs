@@ -165,9 +165,13 @@ impl Cluster {
             kill_process(*pid, Signal::KILL).expect("it runs");
         }
         for pid in &pids {
-            let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
-            eventually("a killed process to end", || match std::fs::read_to_string(&stat) {
-                Ok(text) => text.contains(") Z ").then_some(()),
+            let process = format!("/proc/{}", pid.as_raw_nonzero());
+            // Its last thread closes its files, and its first is a zombie before that.
+            let threads =
+                || std::fs::read_dir(format!("{process}/task")).map_or(0, Iterator::count);
+            let stat = || std::fs::read_to_string(format!("{process}/stat"));
+            eventually("a killed process to end", || match stat() {
+                Ok(text) => (text.contains(") Z ") && threads() <= 1).then_some(()),
                 Err(_) => Some(()),
             });
         }
