@@ -57,7 +57,6 @@ pub struct Mounted {
     session: BackgroundSession,
     edge: Arc<Edge>,
     tending: JoinHandle<()>,
-    path: PathBuf,
 }
 
 /// Mounts the cluster of `client` on the directory `path`. A stale mount there, whose process has died, is
@@ -103,7 +102,7 @@ pub fn mount(
             tended.files.tend().await;
         }
     });
-    Ok(Mounted { session, edge, tending, path: path.into() })
+    Ok(Mounted { session, edge, tending })
 }
 
 /// Whether something may be mounted on `path`.
@@ -204,10 +203,10 @@ impl Mounted {
         }
     }
 
-    /// Commits what was written and unmounts; from whoever still uses it, it is taken away. Says how many files
-    /// could not be committed.
+    /// Commits what was written and unmounts. Says how many files could not be committed. Fails when programs
+    /// still use it: then nobody answers them any more, and the caller does best to [`detach`] it.
     pub async fn unmount(self) -> io::Result<usize> {
-        let Mounted { session, edge, tending, path } = self;
+        let Mounted { session, edge, tending } = self;
         let failed = edge.files.flush_all().await;
         // Unmounting waits for requests that this runtime answers.
         let end = move || match session.guard.is_finished() {
@@ -219,10 +218,6 @@ impl Mounted {
         tending.abort();
         match result {
             Ok(Ok(())) => Ok(failed),
-            Ok(Err(e)) if e.raw_os_error() == Some(libc::EBUSY) => {
-                tracing::warn!(path = %path.display(), "the mount was in use and is taken away");
-                detach(&path).map(|()| failed)
-            }
             Ok(Err(e)) => Err(e),
             Err(e) => Err(io::Error::other(e)),
         }
