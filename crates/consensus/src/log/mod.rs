@@ -216,12 +216,11 @@ impl Log {
     /// only what is durably applied: after a start, the state shows entries that it does not hold durably.
     pub(crate) fn purge_candidate(&self, limit: u64, keep_bytes: u64) -> Option<u64> {
         let state = self.shared.state.lock();
-        let keeps = state.index.index_before_last(keep_bytes)?;
         if planted::has(Bug::PurgePastDurable) {
-            return Some(keeps.min(limit));
+            return Some(limit);
         }
         let durable = self.shared.purge_limit.get().checked_sub(1)?;
-        let wanted = keeps.min(limit).min(durable);
+        let wanted = state.index.index_before_last(keep_bytes)?.min(limit).min(durable);
         let newest = *state.segments.last_key_value()?.0;
         let whole = state
             .segments
