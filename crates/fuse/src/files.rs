@@ -59,6 +59,12 @@ impl Files {
         self.inner.lock().by_inode.get(&inode).map(|opened| opened.file.clone())
     }
 
+    /// The open file of an inode, if bytes that were written to it wait for a commit: nobody else's word of its
+    /// size and times is right then.
+    pub(crate) fn dirty(&self, inode: InodeId) -> Option<Arc<OpenFile>> {
+        self.of(inode).filter(|file| file.is_dirty())
+    }
+
     /// The open file of an inode: the one that is open already, or a new one without a handle yet.
     pub(crate) fn of_or_new(&self, inode: InodeId) -> Arc<OpenFile> {
         self.of(inode).unwrap_or_else(|| OpenFile::new(self.client.clone(), inode))

@@ -139,7 +139,10 @@ impl Filesystem for Kernel {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
         let moment = self.0.moment();
-        match self.0.client.peek_lookup(parent, &name) {
+        let clean = |known: &Option<Attr>| {
+            known.as_ref().is_none_or(|attr| self.0.files.dirty(attr.inode).is_none())
+        };
+        match self.0.client.peek_lookup(parent, &name).filter(clean) {
             // Known: answered here, without a turn of the runtime.
             Some(known) => self.0.at_once(Op::Lookup, known.is_some(), || match known {
                 Some(attr) => answer_entry(&self.0, reply, &attr, moment),
@@ -151,8 +154,8 @@ impl Filesystem for Kernel {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (inode, moment) = (convert::inode(ino), self.0.moment());
-        let is_dirty = self.0.files.of(inode).is_some_and(|file| file.is_dirty());
-        match self.0.client.peek_attr(inode).filter(|_| !is_dirty) {
+        let clean = |attr: &Attr| self.0.files.dirty(attr.inode).is_none();
+        match self.0.client.peek_attr(inode).filter(clean) {
             Some(attr) => self.0.at_once(Op::GetAttr, true, || {
                 let keep = self.0.keep(&attr, moment);
                 reply.attr(&keep.attr, &convert::file_attr(&attr));

@@ -9,9 +9,9 @@ use std::sync::Arc;
 impl Edge {
     /// Attributes, with everything committed that was written here: size and times are then everybody's.
     pub(crate) async fn getattr(self: Arc<Self>, inode: InodeId) -> Outcome<Attr> {
-        match self.files.of(inode) {
-            Some(file) if file.is_dirty() => Ok(file.attr().await?),
-            _ => Ok(self.client.cached_attr(inode).await?),
+        match self.files.dirty(inode) {
+            Some(file) => Ok(file.attr().await?),
+            None => Ok(self.client.cached_attr(inode).await?),
         }
     }
 

@@ -10,7 +10,12 @@ use std::sync::Arc;
 
 impl Edge {
     pub(crate) async fn lookup(self: Arc<Self>, parent: InodeId, name: Name) -> Outcome<Attr> {
-        Ok(self.client.cached_lookup(parent, &name).await?.ok_or(Errno::ENOENT)?)
+        let attr = self.client.cached_lookup(parent, &name).await?.ok_or(Errno::ENOENT)?;
+        match self.files.dirty(attr.inode) {
+            // The kernel takes size and times from the answer.
+            Some(file) => Ok(file.attr().await?),
+            None => Ok(attr),
+        }
     }
 
     pub(crate) async fn create_node(
@@ -33,6 +38,9 @@ impl Edge {
         parent: InodeId,
         name: Name,
     ) -> Outcome<Attr> {
+        if let Some(file) = self.files.dirty(inode) {
+            file.flush().await?;
+        }
         Ok(self.client.link(inode, parent, name).await?)
     }
 
