@@ -25,10 +25,21 @@ pub(super) struct Replay<'a> {
     damaged: BTreeSet<BlockId>,
 }
 
+/// What is in the place of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The record, as it was written.
+    Whole,
+    /// Not all of it: torn by a crash, or decayed.
+    Broken,
+    /// The device does not say. It may be whole, so it is not cut off as if it were torn.
+    Unread,
+}
+
 /// The records of the last segment, verified.
 struct Tail {
-    /// In order: (record, whether its data is whole).
-    records: Vec<(RecordHeader, bool)>,
+    /// In order: (record, what is in its place).
+    records: Vec<(RecordHeader, Found)>,
     /// Everything up to here was durable before the crash.
     durable: u64,
 }
@@ -178,11 +189,11 @@ impl<'a> Replay<'a> {
         let mut end = from.offset.max(HEADER_BYTES as u64).min(from.limit);
         let mut previous = from.previous;
         let mut cut = None;
-        for (record, is_whole) in tail.records {
+        for (record, found) in tail.records {
             let is_torn = if record.previous != previous {
                 record.previous > tail.durable
             } else {
-                !is_whole && record.sequence > tail.durable
+                found == Found::Broken && record.sequence > tail.durable
             };
             if is_torn || cut.is_some() {
                 cut.get_or_insert(end);
@@ -192,8 +203,8 @@ impl<'a> Replay<'a> {
             self.report.gaps += u64::from(record.previous != previous);
             previous = record.sequence;
             end = record.place.offset() + record.record_bytes();
-            match (is_whole, &record.body) {
-                (false, Body::Block(block)) => self.note_damaged(block.id),
+            match (found, &record.body) {
+                (Found::Broken | Found::Unread, Body::Block(block)) => self.note_damaged(block.id),
                 _ => self.apply(record).await?,
             }
         }
@@ -214,16 +225,27 @@ impl<'a> Replay<'a> {
         let mut tail = Tail { records: Vec::new(), durable: self.mark.sequence };
         while let Some(record) = scanner.next().await {
             self.sequence = self.sequence.max(record.sequence);
-            let read =
-                read_record(&*file, &self.shared.store, record.place, record.record_bytes()).await;
-            let is_whole = matches!(read, Ok(Ok(_)));
-            if is_whole {
+            let found = self.look_at(&*file, &record).await;
+            if found == Found::Whole {
                 tail.durable = tail.durable.max(record.durable);
             }
-            tail.records.push((record, is_whole));
+            tail.records.push((record, found));
         }
         self.report.unreadable_pages += scanner.unreadable;
         Ok(tail)
+    }
+
+    /// What is in the place of a record. A read that fails says nothing of that, and is tried once more.
+    async fn look_at(&self, file: &dyn File, record: &RecordHeader) -> Found {
+        for _ in 0..2 {
+            let (place, bytes) = (record.place, record.record_bytes());
+            match read_record(file, &self.shared.store, place, bytes).await {
+                Ok(Ok(_)) => return Found::Whole,
+                Ok(Err(_)) => return Found::Broken,
+                Err(e) => tracing::warn!(offset = place.offset(), error = %e, "unreadable record"),
+            }
+        }
+        Found::Unread
     }
 
     fn drop_torn(&mut self, record: &RecordHeader) {
