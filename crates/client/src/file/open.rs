@@ -52,8 +52,9 @@ struct State {
     changes: u64,
     /// When the oldest byte that waits was written.
     dirty_since: Option<Instant>,
-    /// A flush behind the writer's back failed: the next one to ask is told.
-    failed: Option<ClientError>,
+    /// A flush behind the writer's back could never succeed, and its bytes are gone: the next one to write or
+    /// flush is told.
+    lost: Option<ClientError>,
     /// A flush behind the writer is under way.
     behind: bool,
 }
@@ -79,10 +80,10 @@ impl OpenFile {
         !self.state.lock().overlay.is_empty()
     }
 
-    /// Whether nothing waits for a commit, and no commit behind a writer's back has failed.
+    /// Whether nothing waits for a commit, and nobody has to be told of lost bytes.
     pub fn is_clean(&self) -> bool {
         let state = self.state.lock();
-        state.overlay.is_empty() && state.failed.is_none()
+        state.overlay.is_empty() && state.lost.is_none()
     }
 
     /// When the oldest byte that waits was written.
@@ -150,7 +151,7 @@ impl OpenFile {
         }
         let (dirty, behind) = {
             let mut state = self.state.lock();
-            if let Some(e) = state.failed.take() {
+            if let Some(e) = state.lost.take() {
                 return Err(e);
             }
             let before = state.overlay.dirty();
@@ -180,20 +181,11 @@ impl OpenFile {
         self.changed();
         attr
     }
-
-    /// Bytes that were written here and not committed are forgotten: the file has no name any more and
-    /// nobody has it open.
-    pub fn discard(&self) {
-        let mut state = self.state.lock();
-        self.client.dirty.remove(state.overlay.dirty());
-        state.overlay.discard();
-        state.dirty_since = None;
-    }
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        let lost = self.state.get_mut().overlay.dirty();
+        let lost = self.state.get_mut().overlay.held();
         self.client.dirty.remove(lost);
         if lost > 0 {
             tracing::warn!(inode = %self.inode, bytes = lost, "written bytes were never committed");

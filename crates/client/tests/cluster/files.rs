@@ -1,8 +1,9 @@
 //! Files of all sizes, written and read in every way.
 
 use crate::world::{World, content};
-use everhold_client::{Client, ClientOptions, CreateOptions};
-use everhold_proto::fs::FsError;
+use everhold_client::{Client, ClientOptions, CreateOptions, OpenFile};
+use everhold_proto::InodeId;
+use everhold_proto::fs::{FsError, Name};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
@@ -123,4 +124,30 @@ async fn a_read_never_mixes_versions() {
     };
     assert!(matches!(e.fs(), Some(FsError::Stale { .. })), "{e}");
     assert!(random.read_at(0, 80 * MIB).await.unwrap() == new);
+}
+
+/// Writes to an open file are read back at once and by others after a flush. What a flush behind the
+/// writer's back lost, because the file is gone, the next flush tells, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_file_commits_its_writes_or_says_so() {
+    let world = World::new(3).await;
+    let client = world.client().await;
+    let attr = client.put("/f", content(1, 100), CreateOptions::default()).await.unwrap();
+    let file = OpenFile::new(client.clone(), attr.inode);
+    let data = content(2, 20_000);
+    file.write(50, &data).await.unwrap();
+    let expected = [&content(1, 100)[..50], &data[..]].concat();
+    assert!(file.read(0, 1 << 20).await.unwrap() == expected);
+    assert_eq!(get(&client, "/f").await.len(), 100, "nobody else sees it yet");
+    file.flush().await.unwrap();
+    assert!(get(&client, "/f").await == expected);
+
+    file.write(0, b"late").await.unwrap();
+    let name = Name::new(&b"f"[..]).unwrap();
+    client.unlink(InodeId::ROOT, name, false).await.unwrap();
+    file.clone().flush_behind().await;
+    assert!(!file.is_dirty(), "it can never be committed");
+    assert!(file.flush().await.unwrap_err().is_not_found());
+    file.flush().await.expect("it was told");
+    client.close().await.unwrap();
 }

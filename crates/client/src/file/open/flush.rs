@@ -1,6 +1,7 @@
 //! Committing what was written to an open file: few commits, blocks written several at once, many small
 //! runs packed into one block.
 
+use super::overlay::Overlay;
 use super::{OpenFile, too_busy};
 use crate::blocks::{Part, Written};
 use crate::client::Client;
@@ -30,14 +31,22 @@ struct Batch {
 
 impl OpenFile {
     /// Commits everything that was written before the call. Durable and visible to all when this
-    /// returns without an error; after an error the bytes stay and the next flush tries again, unless the
-    /// file is gone.
+    /// returns without an error; after an error the bytes stay and the next flush tries again, unless it
+    /// never can: the file is gone, or there is no space for it.
     pub async fn flush(self: &Arc<Self>) -> Result<()> {
-        if !self.is_dirty() {
-            return match self.state.lock().failed.take() {
-                Some(e) => Err(e),
-                None => Ok(()),
-            };
+        self.commit_waiting(false).await
+    }
+
+    /// A flush that nobody waits for. If it loses bytes, the next one who writes or flushes is told.
+    pub async fn flush_behind(self: Arc<Self>) {
+        // Whatever failed is in the log, and either kept for the next try or for the next one to ask.
+        let _told_later = self.commit_waiting(true).await;
+        self.state.lock().behind = false;
+    }
+
+    async fn commit_waiting(self: &Arc<Self>, behind: bool) -> Result<()> {
+        if self.is_clean() {
+            return Ok(());
         }
         let clock = self.client.env.clock;
         let turn = clock.until(self.client.deadline(), self.flushing.lock()).await;
@@ -46,53 +55,52 @@ impl OpenFile {
         for _ in 0..2 {
             let (runs, all) = {
                 let mut state = self.state.lock();
-                let before = state.overlay.dirty();
                 let runs = state.overlay.seal();
-                let after = state.overlay.dirty();
-                self.client.dirty.remove(before - after);
-                state.failed = None;
-                if after == 0 {
+                let all = state.overlay.dirty() == 0;
+                if all {
                     state.dirty_since = None;
                 }
-                (runs, after == 0)
+                (runs, all)
             };
             if runs.is_empty() {
-                return Ok(());
+                break;
             }
-            let bytes: usize = runs.iter().map(|(_, bytes)| bytes.len()).sum();
             let committed = self.client.commit_runs(self.inode, runs).await;
             let mut state = self.state.lock();
             state.sight = None;
             state.changes += 1;
-            match committed {
-                Ok(_attr) => state.overlay.committed(),
-                Err(e) => {
-                    tracing::warn!(inode = %self.inode, bytes, error = %e, "a flush failed");
-                    if e.fs().is_some() {
-                        // It can never succeed: the file is gone, or there is no space for it.
-                        state.overlay.committed();
-                    } else {
-                        state.dirty_since.get_or_insert_with(|| clock.now());
+            if let Err(e) = committed {
+                tracing::warn!(inode = %self.inode, error = %e, "a flush failed");
+                match is_final(&e) {
+                    true => {
+                        self.let_go(&mut state.overlay);
+                        state.lost = behind.then(|| e.clone());
                     }
-                    return Err(e);
+                    false => drop(state.dirty_since.get_or_insert_with(|| clock.now())),
                 }
+                return Err(e);
             }
+            self.let_go(&mut state.overlay);
             if all {
-                return Ok(()); // newer writes that came meanwhile are not this flush's
+                break; // newer writes that came meanwhile are not this flush's
             }
         }
-        Ok(())
+        // Only who was not told yet is told, and only by one who can hear it.
+        let lost = if behind { None } else { self.state.lock().lost.take() };
+        lost.map_or(Ok(()), Err)
     }
 
-    /// A flush that nobody waits for. Its failure is told to the next one who writes or flushes.
-    pub async fn flush_behind(self: Arc<Self>) {
-        let result = self.flush().await;
-        let mut state = self.state.lock();
-        state.behind = false;
-        if let Err(e) = result {
-            state.failed = Some(e);
-        }
+    /// What was sealed last needs no memory any more.
+    fn let_go(&self, overlay: &mut Overlay) {
+        let before = overlay.held();
+        overlay.committed();
+        self.client.dirty.remove(before - overlay.held());
     }
+}
+
+/// Whether the same commit can never succeed.
+fn is_final(e: &ClientError) -> bool {
+    e.fs().is_some() && matches!(e.kind(), Kind::NotFound | Kind::Full | Kind::Invalid)
 }
 
 impl Client {

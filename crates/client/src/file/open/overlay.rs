@@ -34,6 +34,11 @@ impl Overlay {
         self.dirty
     }
 
+    /// All bytes in memory, those on their way too.
+    pub(super) fn held(&self) -> usize {
+        self.dirty + self.sealed.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+    }
+
     /// Nothing waits and nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty() && self.sealed.is_empty()
@@ -114,11 +119,6 @@ impl Overlay {
     /// What was sealed last is committed.
     pub(super) fn committed(&mut self) {
         self.sealed.clear();
-    }
-
-    /// Forgets everything: nobody will see it.
-    pub(super) fn discard(&mut self) {
-        *self = Overlay::default();
     }
 
     /// Whether `[from, to)` is all here.
