@@ -1,18 +1,22 @@
 //! Caches: the client's, which is kept right by the change feed, and the kernel's copies of it.
 //!
-//! The kernel keeps attributes for as long as the client's lease lasts, and is told when another client
-//! changes them. It keeps no names: to make it forget one takes the lock of the directory, which an operation of
-//! this mount may hold while it waits for another mount that waits for the same. Names are answered from the
-//! client's memory instead.
+//! The kernel keeps attributes and names for as long as the client's lease lasts, and is told when another client
+//! changes them, before that client is answered.
+//!
+//! A name that the kernel is about to take cannot outlive its invalidation: answers to `lookup`, `create` and
+//! `readdirplus` are taken under the lock of the directory, which the invalidation waits for; and an answer that
+//! renews a name comes too late for a name that was dropped.
 
 use crate::edge::Edge;
 use everhold_client::Invalidate;
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, Consistency, Name};
 use fuser::INodeNo;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the kernel keeps what is under a relaxed directory.
 const RELAXED: Duration = Duration::from_secs(1);
@@ -40,14 +44,38 @@ impl Edge {
 
     /// How long the kernel may keep attributes that were asked for at `moment`. What was told to the kernel since
     /// then it may not know of these, so they are not kept.
-    pub(crate) fn keep(&self, attr: &Attr, moment: Moment) -> Keep {
-        let zero = Duration::ZERO;
+    pub(crate) fn keep_attr(&self, attr: &Attr, moment: Moment) -> Duration {
         match attr.consistency {
-            Consistency::Strict => Keep { attr: zero, entry: zero },
-            Consistency::Relaxed => Keep { attr: RELAXED, entry: RELAXED },
-            Consistency::CloseToOpen if self.moment() != moment => Keep { attr: zero, entry: zero },
-            Consistency::CloseToOpen => Keep { attr: self.client.cache_lease_left(), entry: zero },
+            Consistency::Strict => Duration::ZERO,
+            Consistency::Relaxed => RELAXED,
+            Consistency::CloseToOpen if self.moment() != moment => Duration::ZERO,
+            Consistency::CloseToOpen => self.client.cache_lease_left(),
         }
+    }
+
+    /// How long it may keep a name in `parent` and the attributes of what it stands for.
+    pub(crate) fn keep_entry(&self, parent: InodeId, attr: &Attr, moment: Moment) -> Keep {
+        let keep = self.keep_attr(attr, moment);
+        match attr.consistency {
+            Consistency::CloseToOpen => {
+                Keep { attr: keep, entry: self.give_name(parent, keep, moment) }
+            }
+            Consistency::Strict | Consistency::Relaxed => Keep { attr: keep, entry: keep },
+        }
+    }
+
+    /// How long it may keep that there is no such name in `parent`.
+    pub(crate) fn keep_absence(&self, parent: InodeId, moment: Moment) -> Duration {
+        match self.client.peek_attr(parent) {
+            Some(attr) => self.keep_entry(parent, &attr, moment).entry,
+            None => Duration::ZERO,
+        }
+    }
+
+    fn give_name(&self, parent: InodeId, left: Duration, moment: Moment) -> Duration {
+        let given = self.names.give(parent, left, Instant::now());
+        // Either the teller sees that a name was given, or this sees that there are news.
+        if self.moment() == moment { given } else { Duration::ZERO }
     }
 }
 
@@ -70,9 +98,12 @@ impl Invalidate for Teller {
         }
     }
 
-    fn entry(&self, _parent: InodeId, _name: &Name) {
+    fn entry(&self, parent: InodeId, name: &Name) {
         let Some(edge) = self.0.upgrade() else { return };
         edge.news.0.fetch_add(1, Ordering::SeqCst);
+        if let Some(until) = edge.names.changed(parent, Instant::now()) {
+            edge.forget_name(parent, name, until);
+        }
     }
 
     fn everything(&self) {
@@ -89,6 +120,24 @@ impl Edge {
             && let Err(e) = notifier.inval_inode(INodeNo(inode.0), -1, 0)
         {
             tracing::debug!(%inode, error = %e, "attributes in the kernel were not invalidated");
+        }
+    }
+
+    /// Lets the kernel forget a name. Waits for an operation that holds the directory, but not beyond `until`,
+    /// when the kernel does not use the name any more.
+    fn forget_name(self: &Arc<Self>, parent: InodeId, name: &Name, until: Instant) {
+        let Some(notifier) = self.notifier.get().cloned() else { return };
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
+        let name = name.clone();
+        drop(self.runtime.spawn_blocking(move || {
+            // An error: the kernel does not have it.
+            let told = notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes()));
+            tracing::trace!(%parent, ?told, "a name was invalidated");
+            let _nobody_waits_any_more = done.send(());
+        }));
+        let left = until.saturating_duration_since(Instant::now());
+        if wait.recv_timeout(left).is_err() {
+            tracing::debug!(%parent, "a name in the kernel ended with its lease");
         }
     }
 

@@ -31,6 +31,27 @@ pub(crate) fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
+/// A directory of which no more than the number is told.
+pub(crate) fn bare_dir(inode: InodeId) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(inode.0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::Directory,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
 /// What it is, for the kernel.
 pub(crate) fn file_type(kind: FileKind) -> FileType {
     match kind {

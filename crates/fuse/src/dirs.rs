@@ -60,6 +60,21 @@ impl Dir {
 }
 
 impl Stream {
+    /// Asks anew for what comes from `position` on, which is on this page or right after it.
+    pub(crate) async fn renew(
+        &mut self,
+        client: &Arc<Client>,
+        inode: InodeId,
+        position: u64,
+    ) -> Outcome<()> {
+        let before = position.saturating_sub(self.first).checked_sub(1);
+        let after = match before.and_then(|i| self.page.get(i as usize)) {
+            Some((name, _)) => Some(name.clone()),
+            None => self.marks.last().and_then(|(_, after)| after.clone()),
+        };
+        self.load(client, inode, position, after).await
+    }
+
     /// The entries from `position` on that are here, with the position after each.
     pub(crate) fn from(&self, position: u64) -> impl Iterator<Item = (u64, &Name, &Attr)> {
         let skip = position.saturating_sub(self.first) as usize;

@@ -4,6 +4,7 @@ use crate::coherence::News;
 use crate::dirs::Dir;
 use crate::failure::{Failure, Outcome};
 use crate::files::Files;
+use crate::names::Names;
 use crate::stats::{self, Op, Stats};
 use crate::table::Table;
 use everhold_client::Client;
@@ -26,6 +27,8 @@ pub(crate) struct Edge {
     pub(crate) notifier: OnceLock<Notifier>,
     /// What others changed.
     pub(crate) news: News,
+    /// What the kernel may hold of directories.
+    pub(crate) names: Names,
     pub(crate) runtime: Handle,
     /// When the last warning about the cluster was written: one in a while is enough.
     warned: Mutex<Option<Instant>>,
@@ -40,6 +43,7 @@ impl Edge {
             stats: Stats::default(),
             notifier: OnceLock::new(),
             news: News::default(),
+            names: Names::default(),
             runtime,
             warned: Mutex::new(None),
         })

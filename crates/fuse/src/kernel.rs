@@ -1,11 +1,12 @@
 //! Requests of the kernel: arguments checked and taken apart, the work handed on, the answer put together.
 
-use crate::coherence::Moment;
+mod answer;
+
 use crate::convert;
 use crate::edge::Edge;
-use crate::failure::Outcome;
-use crate::ops::{Listing, LockRequest, Opened, STAT_UNIT, Sized, lock_range};
+use crate::ops::{LockRequest, Opened, STAT_UNIT, lock_range};
 use crate::stats::Op;
+use answer::{Entries, answer_absent, answer_attr, answer_entry};
 use bytes::Bytes;
 use everhold_proto::fs::{Attr, LockInfo, LockKind, NewKind, Owner, SetAttr};
 use fuser::*;
@@ -20,77 +21,9 @@ use std::time::SystemTime;
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// Requests for reading ahead and the like that the kernel may have under way.
 const BACKGROUND_MAX: u16 = 64;
-/// Inodes are never reused, so that one generation is enough.
-const GENERATION: Generation = Generation(0);
 
 /// The kernel's side of a mount.
 pub(crate) struct Kernel(pub(crate) Arc<Edge>);
-
-impl Kernel {
-    fn serve<T: Send + 'static, F>(
-        &self,
-        op: Op,
-        work: impl FnOnce(Arc<Edge>) -> F,
-        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
-    ) where
-        F: Future<Output = Outcome<T>> + Send + 'static,
-    {
-        self.0.serve(op, work(self.0.clone()), answer);
-    }
-
-    /// As `serve`, for requests that are answered with nothing.
-    fn serve_empty<F>(&self, op: Op, reply: ReplyEmpty, work: impl FnOnce(Arc<Edge>) -> F)
-    where
-        F: Future<Output = Outcome<()>> + Send + 'static,
-    {
-        self.serve(op, work, move |result| match result {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(e),
-        });
-    }
-
-    /// As `serve`, for requests that are answered with an entry of a directory.
-    fn serve_entry<F>(&self, op: Op, reply: ReplyEntry, work: impl FnOnce(Arc<Edge>) -> F)
-    where
-        F: Future<Output = Outcome<Attr>> + Send + 'static,
-    {
-        let (edge, moment) = (self.0.clone(), self.0.moment());
-        self.serve(op, work, move |result| match result {
-            Ok(attr) => answer_entry(&edge, reply, &attr, moment),
-            Err(e) => reply.error(e),
-        });
-    }
-
-    fn serve_attr<F>(&self, op: Op, reply: ReplyAttr, work: impl FnOnce(Arc<Edge>) -> F)
-    where
-        F: Future<Output = Outcome<Attr>> + Send + 'static,
-    {
-        let (edge, moment) = (self.0.clone(), self.0.moment());
-        self.serve(op, work, move |result| match result {
-            Ok(attr) => {
-                let keep = edge.keep(&attr, moment);
-                reply.attr(&keep.attr, &convert::file_attr(&attr));
-            }
-            Err(e) => reply.error(e),
-        });
-    }
-
-    fn serve_sized<F>(&self, op: Op, reply: ReplyXattr, work: impl FnOnce(Arc<Edge>) -> F)
-    where
-        F: Future<Output = Outcome<Sized>> + Send + 'static,
-    {
-        self.serve(op, work, move |result| match result {
-            Ok(Sized::Data(data)) => reply.data(&data),
-            Ok(Sized::Length(length)) => reply.size(length),
-            Err(e) => reply.error(e),
-        });
-    }
-}
-
-fn answer_entry(edge: &Edge, reply: ReplyEntry, attr: &Attr, moment: Moment) {
-    let keep = edge.keep(attr, moment);
-    reply.entry_with_ttls(&keep.attr, &keep.entry, &convert::file_attr(attr), GENERATION);
-}
 
 /// A name, or the answer that it is none.
 macro_rules! name {
@@ -114,6 +47,8 @@ impl Filesystem for Kernel {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
@@ -145,10 +80,18 @@ impl Filesystem for Kernel {
         match self.0.client.peek_lookup(parent, &name).filter(clean) {
             // Known: answered here, without a turn of the runtime.
             Some(known) => self.0.at_once(Op::Lookup, known.is_some(), || match known {
-                Some(attr) => answer_entry(&self.0, reply, &attr, moment),
-                None => reply.error(Errno::ENOENT),
+                Some(attr) => answer_entry(&self.0, reply, parent, &attr, moment),
+                None => answer_absent(&self.0, reply, parent, moment),
             }),
-            None => self.serve_entry(Op::Lookup, reply, |edge| edge.lookup(parent, name)),
+            None => {
+                let edge = self.0.clone();
+                let answer = move |result: Result<Option<Attr>, Errno>| match result {
+                    Ok(Some(attr)) => answer_entry(&edge, reply, parent, &attr, moment),
+                    Ok(None) => answer_absent(&edge, reply, parent, moment),
+                    Err(e) => reply.error(e),
+                };
+                self.serve(Op::Lookup, |edge| edge.lookup(parent, name), answer);
+            }
         }
     }
 
@@ -156,10 +99,9 @@ impl Filesystem for Kernel {
         let (inode, moment) = (convert::inode(ino), self.0.moment());
         let clean = |attr: &Attr| self.0.files.dirty(attr.inode).is_none();
         match self.0.client.peek_attr(inode).filter(clean) {
-            Some(attr) => self.0.at_once(Op::GetAttr, true, || {
-                let keep = self.0.keep(&attr, moment);
-                reply.attr(&keep.attr, &convert::file_attr(&attr));
-            }),
+            Some(attr) => {
+                self.0.at_once(Op::GetAttr, true, || answer_attr(&self.0, reply, &attr, moment));
+            }
             None => self.serve_attr(Op::GetAttr, reply, |edge| edge.getattr(inode)),
         }
     }
@@ -216,7 +158,9 @@ impl Filesystem for Kernel {
     ) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
         let owner = owner(req, mode, umask);
-        self.serve_entry(Op::MkNod, reply, |edge| edge.mknod(parent, name, (mode, rdev), owner));
+        self.serve_entry(Op::MkNod, parent, reply, |edge| {
+            edge.mknod(parent, name, (mode, rdev), owner)
+        });
     }
 
     fn mkdir(
@@ -230,7 +174,7 @@ impl Filesystem for Kernel {
     ) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
         let owner = owner(req, mode, umask);
-        self.serve_entry(Op::MkDir, reply, |edge| {
+        self.serve_entry(Op::MkDir, parent, reply, |edge| {
             edge.create_node(parent, name, NewKind::Directory, owner)
         });
     }
@@ -255,7 +199,9 @@ impl Filesystem for Kernel {
     ) {
         let (parent, name) = (convert::inode(parent), name!(link_name, reply));
         let (owner, kind) = (owner(req, 0o777, 0), NewKind::Symlink(bytes(target.as_os_str())));
-        self.serve_entry(Op::Symlink, reply, |edge| edge.create_node(parent, name, kind, owner));
+        self.serve_entry(Op::Symlink, parent, reply, |edge| {
+            edge.create_node(parent, name, kind, owner)
+        });
     }
 
     fn rename(
@@ -283,7 +229,7 @@ impl Filesystem for Kernel {
     ) {
         let (inode, parent) = (convert::inode(ino), convert::inode(newparent));
         let name = name!(newname, reply);
-        self.serve_entry(Op::Link, reply, |edge| edge.link(inode, parent, name));
+        self.serve_entry(Op::Link, parent, reply, |edge| edge.link(inode, parent, name));
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -313,9 +259,10 @@ impl Filesystem for Kernel {
         let (owner, edge, moment) = (owner(req, mode, umask), self.0.clone(), self.0.moment());
         let answer = move |result: Result<Opened, Errno>| match result {
             Ok(Opened { attr, handle, flags }) => {
-                let ttl = edge.keep(&attr, moment).entry;
+                // One time for both: the shorter one.
+                let ttl = edge.keep_entry(parent, &attr, moment).entry;
                 let attr = convert::file_attr(&attr);
-                reply.created(&ttl, &attr, GENERATION, FileHandle(handle), flags);
+                reply.created(&ttl, &attr, answer::GENERATION, FileHandle(handle), flags);
             }
             Err(e) => reply.error(e),
         };
@@ -411,26 +358,23 @@ impl Filesystem for Kernel {
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let answer = move |result: Result<Listing, Errno>| match result {
-            Ok(listing) => {
-                for (next, inode, name) in listing.dots() {
-                    if reply.add(INodeNo(inode.0), next, FileType::Directory, name) {
-                        return reply.ok();
-                    }
-                }
-                for (next, name, attr) in &listing.entries {
-                    let (ino, kind) = (INodeNo(attr.inode.0), convert::file_type(attr.kind));
-                    if reply.add(ino, *next, kind, OsStr::from_bytes(name.as_bytes())) {
-                        break;
-                    }
-                }
-                reply.ok();
-            }
-            Err(e) => reply.error(e),
-        };
-        self.serve(Op::ReadDir, |edge| edge.readdir(fh.0, offset), answer);
+        let work = |edge: Arc<Edge>| edge.readdir(fh.0, offset);
+        self.serve(Op::ReadDir, work, |result| reply.answer(result));
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let moment = self.0.moment();
+        let work = |edge: Arc<Edge>| edge.readdirplus(fh.0, offset, moment);
+        self.serve(Op::ReadDirPlus, work, |result| reply.answer(result));
     }
 
     fn releasedir(

@@ -19,6 +19,7 @@ mod failure;
 mod files;
 mod kernel;
 pub mod mount;
+mod names;
 mod ops;
 mod options;
 mod stats;

@@ -9,7 +9,7 @@ use fuser::{BackgroundSession, Config, MountOption, SessionACL};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -100,6 +100,7 @@ pub fn mount(
         loop {
             tokio::time::sleep(TEND_EVERY).await;
             tended.files.tend().await;
+            tended.names.tend(Instant::now());
         }
     });
     Ok(Mounted { session, edge, tending })

@@ -8,7 +8,7 @@ mod names;
 mod space;
 mod xattrs;
 
-pub(crate) use directories::Listing;
+pub(crate) use directories::{Listed, Listing};
 pub(crate) use files::Opened;
 pub(crate) use locks::{LockRequest, lock_range};
 pub(crate) use space::{STAT_UNIT, Space};

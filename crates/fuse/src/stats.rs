@@ -18,7 +18,7 @@ ops! {
     Lookup "lookup", GetAttr "getattr", SetAttr "setattr", ReadLink "readlink", MkNod "mknod",
     MkDir "mkdir", Unlink "unlink", RmDir "rmdir", Symlink "symlink", Rename "rename", Link "link",
     Open "open", Create "create", Read "read", Write "write", Flush "flush", Release "release",
-    Fsync "fsync", ReadDir "readdir", SetXattr "setxattr", GetXattr "getxattr",
+    Fsync "fsync", ReadDir "readdir", ReadDirPlus "readdirplus", SetXattr "setxattr", GetXattr "getxattr",
     ListXattr "listxattr", RemoveXattr "removexattr", StatFs "statfs", GetLock "getlk",
     SetLock "setlk", Copy "copy_file_range",
     Fallocate "fallocate", Seek "lseek",

@@ -4,7 +4,7 @@ use crate::common::noise;
 use crate::world::visit;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What one mount has closed, the other sees as soon as it opens the file: size and content, however often
@@ -117,4 +117,80 @@ fn a_rename_is_one_step_for_the_other_mount() {
         done.store(true, Ordering::Relaxed);
     });
     assert!(std::fs::read(b.join("f")).unwrap() == content(ROUNDS));
+}
+
+/// Names, and the lack of them, that the kernel of one mount has seen are forgotten there when the other mount
+/// changes them: before the other mount's program goes on.
+#[test]
+fn names_in_the_kernel_end_when_another_mount_changes_them() {
+    let Some(world) = visit() else { return };
+    let (a, b) = world.directory("names");
+    for turn in 0..40 {
+        // A directory of its own for each turn: nobody else has changed it before.
+        let directory = format!("d{turn}");
+        let (here, there) = (a.join(&directory), b.join(&directory));
+        std::fs::create_dir(&here).unwrap();
+        for name in ["goes", "stays", "moves", "replaced"] {
+            std::fs::write(here.join(name), name).unwrap();
+        }
+        let old = here.join("replaced").metadata().unwrap().ino();
+        // Once by looking, once by a listing with attributes.
+        if turn % 2 == 0 {
+            let listed = std::fs::read_dir(&here).unwrap().map(|e| e.unwrap().metadata().unwrap());
+            assert_eq!(listed.count(), 4);
+        } else {
+            for name in ["goes", "stays", "moves", "replaced"] {
+                here.join(name).metadata().unwrap();
+            }
+        }
+        for name in ["comes", "moved"] {
+            assert!(!here.join(name).exists(), "turn {turn}");
+        }
+        std::fs::remove_file(there.join("goes")).unwrap();
+        assert!(!here.join("goes").exists(), "turn {turn}: what was removed");
+        std::fs::write(there.join("comes"), "").unwrap();
+        assert!(here.join("comes").exists(), "turn {turn}: what was created");
+        std::fs::rename(there.join("moves"), there.join("moved")).unwrap();
+        assert!(!here.join("moves").exists(), "turn {turn}: the old name");
+        assert!(here.join("moved").exists(), "turn {turn}: the new name");
+        std::fs::rename(there.join("stays"), there.join("replaced")).unwrap();
+        assert_ne!(here.join("replaced").metadata().unwrap().ino(), old, "turn {turn}");
+        assert_eq!(std::fs::read(here.join("replaced")).unwrap(), b"stays");
+    }
+}
+
+/// Two mounts that change the same directories at the same time, which the kernels of both have names of, do not
+/// stand in each other's way for good.
+#[test]
+fn two_mounts_change_the_same_directory_at_once() {
+    let Some(world) = visit() else { return };
+    let (a, b) = world.directory("both");
+    for turn in 0..6 {
+        let directory = format!("d{turn}");
+        std::fs::create_dir(a.join(&directory)).unwrap();
+        std::thread::scope(|scope| {
+            for (who, mount) in [(1, &a), (2, &b)] {
+                let directory = mount.join(&directory);
+                scope.spawn(move || {
+                    for number in 0..10 {
+                        let path = directory.join(format!("{who}-{number}"));
+                        std::fs::write(&path, "").unwrap();
+                        assert!(path.exists());
+                        if number % 2 == 1 {
+                            std::fs::remove_file(&path).unwrap();
+                            assert!(!path.exists());
+                        }
+                    }
+                });
+            }
+        });
+        let names = |mount: &std::path::Path| {
+            let entries = std::fs::read_dir(mount.join(&directory)).unwrap();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&a), names(&b));
+        assert_eq!(names(&a).len(), 10, "turn {turn}");
+    }
 }

@@ -9,12 +9,17 @@ use fuser::{Errno, RenameFlags};
 use std::sync::Arc;
 
 impl Edge {
-    pub(crate) async fn lookup(self: Arc<Self>, parent: InodeId, name: Name) -> Outcome<Attr> {
-        let attr = self.client.cached_lookup(parent, &name).await?.ok_or(Errno::ENOENT)?;
+    /// What a name stands for; `None`: nothing.
+    pub(crate) async fn lookup(
+        self: Arc<Self>,
+        parent: InodeId,
+        name: Name,
+    ) -> Outcome<Option<Attr>> {
+        let Some(attr) = self.client.cached_lookup(parent, &name).await? else { return Ok(None) };
         match self.files.dirty(attr.inode) {
             // The kernel takes size and times from the answer.
-            Some(file) => Ok(file.attr().await?),
-            None => Ok(attr),
+            Some(file) => Ok(Some(file.attr().await?)),
+            None => Ok(Some(attr)),
         }
     }
 
