@@ -112,7 +112,8 @@ pub struct Query {
 /// Answers to questions. They are held back until no other cache can show what was before.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Queried {
-    /// One answer per question.
+    /// Answers to the first questions, at least to one: as many as have room in
+    /// [`crate::limits::RPC_BYTES_MAX`]. The others have to be asked again.
     pub answers: Vec<Result<FsAnswer, FsError>>,
     /// The answers show what the change records below this number tell, and nothing of later ones.
     pub next: u64,

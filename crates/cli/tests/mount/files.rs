@@ -102,3 +102,31 @@ fn one_mount_sees_its_own_writes_at_once() {
         assert!(all == expected, "turn {turn}");
     }
 }
+
+/// A file in many pieces, each with its bytes in the metadata, is read by many at once: their answers together
+/// are larger than one reply may be.
+#[test]
+fn a_file_in_many_pieces_is_read_by_many() {
+    const PIECES: u64 = 400;
+    const PIECE: u64 = 8 << 10;
+    const READERS: u64 = 16;
+    let Some(world) = visit() else { return };
+    let (a, b) = world.directory("pieces");
+    let file = File::create(a.join("f")).unwrap();
+    for piece in 0..PIECES {
+        // Every other one, so that none is joined with the next.
+        file.write_all_at(&noise(piece, PIECE as usize), 2 * piece * PIECE).unwrap();
+        file.sync_data().unwrap();
+    }
+    std::thread::scope(|scope| {
+        for reader in 0..READERS {
+            let path = b.join("f");
+            scope.spawn(move || {
+                let (file, piece) = (File::open(path).unwrap(), reader * 7 % PIECES);
+                let mut bytes = vec![0; PIECE as usize];
+                file.read_exact_at(&mut bytes, 2 * piece * PIECE).unwrap();
+                assert!(bytes == noise(piece, PIECE as usize), "reader {reader}");
+            });
+        }
+    });
+}

@@ -7,6 +7,7 @@ use crate::error::{ClientError, Result, unexpected};
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, Extent, FsAnswer, FsQuery};
 use everhold_proto::rpc::{Queried, Query};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -78,23 +79,32 @@ impl Client {
 
     async fn run_queries(self: Arc<Self>) {
         while let Some(batch) = self.queries.take() {
-            let deadline = batch.iter().map(|w| w.deadline).max().expect("never empty");
-            let queries: Vec<FsQuery> = batch.iter().map(|w| w.item.clone()).collect();
-            let mut doubt = Doubt::default(); // a question changes nothing
-            let session = self.cache.is_some().then(|| self.session().id);
-            let query = Query { queries, session };
-            match self.ask_leader(&query, deadline, &mut doubt).await {
-                Ok(Queried { answers, next }) if answers.len() == batch.len() => {
-                    if let Some(cache) = &self.cache {
-                        cache.learn(&query.queries, &answers, next);
-                    }
-                    for (waiting, result) in batch.into_iter().zip(answers) {
-                        answer(waiting.answer, result.map_err(ClientError::Fs));
-                    }
-                }
-                Ok(_) => fail_all(batch, &unexpected("a batch of questions")),
-                Err(e) => fail_all(batch, &e.into()),
+            let mut rest = VecDeque::from(batch);
+            // A reply answers the first questions, as many as have room in it.
+            while !rest.is_empty() {
+                self.ask_first(&mut rest).await;
             }
+        }
+    }
+
+    /// Asks some questions and answers whom it can; the others stay. At least one is answered.
+    async fn ask_first(self: &Arc<Self>, waiting: &mut VecDeque<Waiting<FsQuery, FsAnswer>>) {
+        let deadline = waiting.iter().map(|w| w.deadline).max().expect("never empty");
+        let queries: Vec<FsQuery> = waiting.iter().map(|w| w.item.clone()).collect();
+        let mut doubt = Doubt::default(); // a question changes nothing
+        let session = self.cache.is_some().then(|| self.session().id);
+        let query = Query { queries, session };
+        match self.ask_leader(&query, deadline, &mut doubt).await {
+            Ok(Queried { answers, next }) if (1..=waiting.len()).contains(&answers.len()) => {
+                if let Some(cache) = &self.cache {
+                    cache.learn(&query.queries, &answers, next);
+                }
+                for (waiting, result) in waiting.drain(..answers.len()).zip(answers) {
+                    answer(waiting.answer, result.map_err(ClientError::Fs));
+                }
+            }
+            Ok(_) => fail_all(waiting.drain(..).collect(), &unexpected("a batch of questions")),
+            Err(e) => fail_all(waiting.drain(..).collect(), &e.into()),
         }
     }
 }

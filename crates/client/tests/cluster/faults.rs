@@ -102,6 +102,27 @@ async fn changes_happen_once_although_answers_are_lost() {
     assert_eq!(client.list("/").await.unwrap().len(), 300);
 }
 
+/// A reply has room for three answers only: whoever asks at the same time gets an answer all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_without_room_in_a_reply_are_asked_again() {
+    let world = World::new(3).await;
+    let client = world.client().await;
+    for n in 0..100 {
+        client.mkdir(format!("/d{n}"), 0o755).await.unwrap();
+    }
+    world.state.lock().answers_max = 3;
+    let asked = (0..200).map(|n| {
+        let client = client.clone();
+        async move { (n, client.stat(format!("/d{n}")).await) }
+    });
+    for (n, answer) in join_all(asked).await {
+        match answer {
+            Ok(_) => assert!(n < 100),
+            Err(e) => assert!(n >= 100 && e.is_not_found(), "{n}: {e}"),
+        }
+    }
+}
+
 /// The leader falls silent and another node leads: changes wait, and go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_follow_the_leader() {

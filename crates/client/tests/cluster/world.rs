@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) disks: BTreeMap<DiskId, BTreeMap<BlockId, Bytes>>,
     /// Every so many-th batch is applied and its answer lost.
     pub(crate) lose_answers: Option<u64>,
+    /// A reply answers at most so many questions.
+    pub(crate) answers_max: usize,
     batches: u64,
     pub(crate) puts: u64,
 }
@@ -81,6 +83,7 @@ impl World {
             addresses: Vec::new(),
             disks: BTreeMap::new(),
             lose_answers: None,
+            answers_max: usize::MAX,
             batches: 0,
             puts: 0,
         };
@@ -218,7 +221,7 @@ impl State {
         } else if ask("Query") {
             let query: rpc::Query = decode(body).unwrap();
             let answer = |q| everhold_namespace::query(&self.kv, q).unwrap();
-            let answers = query.queries.iter().map(answer).collect();
+            let answers = query.queries.iter().map(answer).take(self.answers_max).collect();
             encode(&rpc::Queried { answers, next: 1 })
         } else {
             encode(&()) // reports

@@ -1,6 +1,6 @@
 //! Questions about the tree and their answers.
 
-use super::{Attr, Extent, LockInfo, LockKind, LockOwner, LockSpace, Name};
+use super::{Attr, Extent, LockInfo, LockKind, LockOwner, LockSpace, Name, Source};
 use crate::ids::*;
 #[cfg(doc)]
 use crate::limits;
@@ -137,6 +137,34 @@ pub enum FsAnswer {
     Usage(Usage),
 }
 
+impl FsAnswer {
+    /// Bytes that it takes encoded, at most.
+    pub fn bytes_max(&self) -> usize {
+        // Numbers, tags and lengths of one structure.
+        const FIXED: usize = 256;
+        let extents = |list: &[Extent]| {
+            let each = |extent: &Extent| match &extent.source {
+                Source::Inline(bytes) => FIXED / 4 + bytes.len(),
+                Source::Block { .. } => FIXED / 2,
+            };
+            list.iter().map(each).sum::<usize>()
+        };
+        FIXED
+            + match self {
+                FsAnswer::Attr(_) | FsAnswer::Lock(_) | FsAnswer::Usage(_) => 0,
+                FsAnswer::Resolved { name, extents: list, .. } => {
+                    FIXED + name.as_ref().map_or(0, |name| name.as_bytes().len()) + extents(list)
+                }
+                FsAnswer::Entries { entries, .. } => {
+                    entries.iter().map(|(name, _)| FIXED + name.as_bytes().len()).sum()
+                }
+                FsAnswer::Extents { extents: list, .. } => extents(list),
+                FsAnswer::Target(bytes) | FsAnswer::Value(bytes) => bytes.len(),
+                FsAnswer::Names(names) => names.iter().map(|name| 8 + name.len()).sum(),
+            }
+    }
+}
+
 /// Totals of the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -144,4 +172,38 @@ pub struct Usage {
     pub inodes: u64,
     /// Live bytes in files, holes not counted.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::encode;
+    use crate::fuzzing::found;
+
+    #[test]
+    fn no_answer_takes_more_than_its_bound() {
+        let answers: Vec<FsAnswer> = (0..3000).filter_map(found).collect();
+        assert!(answers.len() > 1000);
+        for answer in answers {
+            assert!(encode(&answer).len() <= answer.bytes_max(), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn large_numbers_fit_too() {
+        let largest = Extent {
+            offset: u64::MAX,
+            length: u64::MAX,
+            source: Source::Block {
+                id: BlockId { session: SessionId(u64::MAX), counter: u64::MAX },
+                pg: PgId(u32::MAX),
+                offset: u32::MAX,
+                block_length: u32::MAX,
+                crc: u32::MAX,
+            },
+        };
+        let attr: Attr = (0..).find_map(found).expect("some seed gives attributes");
+        let answer = FsAnswer::Extents { attr, extents: vec![largest; 1000], more: true };
+        assert!(encode(&answer).len() <= answer.bytes_max());
+    }
 }

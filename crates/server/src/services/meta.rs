@@ -6,9 +6,11 @@ use crate::metadata::{done, unexpected};
 use crate::node::Node;
 use everhold_namespace as namespace;
 use everhold_proto::command::{Answer, Command};
-use everhold_proto::fs::ChangeRecord;
+use everhold_proto::fs::{ChangeRecord, FsAnswer, FsError, FsQuery};
 use everhold_proto::kv::{KvRead, KvResult, get_row};
-use everhold_proto::limits::{BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, SESSION_TTL_MS};
+use everhold_proto::limits::{
+    BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, RPC_BYTES_MAX, SESSION_TTL_MS,
+};
 use everhold_proto::rpc::{
     EndSession, Execute, Executed, Follow, Followed, GetMap, GotMap, OpenSession, OpenedSession,
     Queried, Query, ReadChanges, RenewSession,
@@ -21,6 +23,9 @@ use std::time::Duration;
 
 /// Longest name that a client gives itself.
 const CLIENT_NAME_BYTES_MAX: usize = 256;
+/// Bytes of a reply beside its answers, and of an answer that is an error; both with much to spare.
+const REPLY_BYTES: usize = 256;
+const ERROR_BYTES: usize = 64;
 
 impl Serve for OpenSession {
     const CLASS: Class = Class::Metadata;
@@ -83,14 +88,27 @@ impl Serve for Query {
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Queried, Error> {
         check_batch(self.queries.len())?;
         let answered = node.read(call.deadline, |kv, _| {
-            let answers = self.queries.iter().map(|query| namespace::query(kv, query));
-            Ok(Queried { answers: answers.collect::<KvResult<_>>()?, next: feed::end(kv)? })
+            Ok(Queried { answers: answer_first(kv, &self.queries)?, next: feed::end(kv)? })
         });
         let answered = answered.await?;
         // What it shows may not be acknowledged yet. It keeps its place: the answer may be large.
         node.settle(answered.next, self.session, call.deadline).await?;
         Ok(answered)
     }
+}
+
+/// Answers as many of the questions, from the first on, as have room in one reply.
+fn answer_first(kv: &dyn KvRead, queries: &[FsQuery]) -> KvResult<Vec<Result<FsAnswer, FsError>>> {
+    let (mut answers, mut bytes) = (Vec::with_capacity(queries.len()), REPLY_BYTES);
+    for query in queries {
+        let answer = namespace::query(kv, query)?;
+        bytes += answer.as_ref().map_or(ERROR_BYTES, FsAnswer::bytes_max);
+        if bytes > RPC_BYTES_MAX && !answers.is_empty() {
+            break;
+        }
+        answers.push(answer);
+    }
+    Ok(answers)
 }
 
 impl Serve for ReadChanges {
