@@ -38,6 +38,12 @@ posix *ARGS: _posix-tools
 # The same with 200,000 operations of each mix and three seeds: hours.
 posix-long *ARGS: (posix "--ops" "200000" "--seeds" "3" ARGS)
 
+# git, cargo, rsync, SQLite and PostgreSQL on a mount; needs root, /dev/fuse and cargo's registry, and installs what is
+# missing with apt-get. `just programs --kill` kills nodes meanwhile.
+programs *ARGS:
+    cargo build -p everhold-cli
+    scripts/programs target/debug/everhold {{ARGS}}
+
 _posix-tools:
     cargo install --quiet --locked --root target/tools pjdfstest@0.2.2 fsx@0.3.2
 

@@ -94,6 +94,11 @@ pub(crate) enum Command {
     },
     /// Measure throughput and cost beside what disk and network can do
     Bench(BenchArgs),
+    /// Write the manual pages: one for each command, for man(1)
+    Man {
+        /// The directory they go to, such as /usr/local/share/man/man1
+        dir: PathBuf,
+    },
 }
 
 /// `everhold server`.

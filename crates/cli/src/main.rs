@@ -16,6 +16,7 @@ mod fs;
 mod generated;
 mod interrupt;
 mod local;
+mod man;
 mod mount;
 mod node;
 mod output;
@@ -77,6 +78,7 @@ async fn run(cli: Cli) -> CliResult {
         Command::Repair(RepairCommand::Ls) => views::repair(&global).await,
         Command::Events { limit } => views::events(&global, limit).await,
         Command::Bench(args) => bench::run(args, &global).await,
+        Command::Man { dir } => man::run(&dir),
     }
 }
 

@@ -4,13 +4,15 @@ mod background;
 
 use crate::args::Global;
 use crate::args::{MountArgs, MountCommand, MountHere, OnLossArg};
+use crate::connect::LEADER_LIMIT;
 use crate::context::seeds;
 use crate::exit::{CliError, CliResult, Exit};
 use crate::interrupt::Interrupt;
 use crate::output::line;
-use everhold_client::{Client, ClientOptions};
+use everhold_client::{Client, ClientError, ClientOptions};
 use everhold_env::Env;
 use everhold_fuse::{MountError, MountOptions, OnLoss};
+use everhold_proto::Kind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,13 +90,32 @@ fn in_use(path: &Path, error: &std::io::Error) -> CliError {
     )
 }
 
-/// Connects within the usual time, whatever the mount does later when the cluster is lost.
+/// Connects within the time that a person waits, whatever the mount does later when the cluster is lost.
 async fn connect(seeds: &[String], path: &Path, on_loss: OnLoss) -> CliResult<Arc<Client>> {
-    let options =
-        ClientOptions { name: format!("mount {}", path.display()), ..ClientOptions::default() };
-    let patient =
-        ClientOptions { operation_deadline: Some(on_loss.deadline()), follow: true, ..options };
-    Ok(Client::connect(Env::real(), seeds, patient).await?)
+    let options = ClientOptions {
+        name: format!("mount {}", path.display()),
+        deadline: LEADER_LIMIT,
+        operation_deadline: Some(on_loss.deadline()),
+        follow: true,
+        ..ClientOptions::default()
+    };
+    Client::connect(Env::real(), seeds, options).await.map_err(|e| not_connected(seeds, e))
+}
+
+/// Before there is a mount, a session whose opening is in doubt is no more than one that was not opened.
+fn not_connected(seeds: &[String], error: ClientError) -> CliError {
+    match error.kind() {
+        Kind::Retry | Kind::NotLeader | Kind::MaybeApplied => CliError::new(
+            Exit::Unreachable,
+            format!(
+                "no cluster answers at {} within {} s: {error}",
+                seeds.join(","),
+                LEADER_LIMIT.as_secs()
+            ),
+            "check that the nodes run and that this machine reaches them, or name others with --cluster HOST:PORT",
+        ),
+        _ => error.into(),
+    }
 }
 
 fn mount_error(error: MountError) -> CliError {

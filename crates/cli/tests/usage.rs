@@ -3,7 +3,9 @@
 
 mod common;
 
+use std::net::TcpListener;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 fn run(arguments: &[&str]) -> Output {
     let state = tempfile::tempdir().expect("a temporary directory");
@@ -49,6 +51,61 @@ fn with_an_address_that_does_not_answer() {
     let output = run(&["--cluster", "127.0.0.1:1", "--json", "status"]);
     let error: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
     assert_eq!(error["exit_code"], 4);
+}
+
+/// A mount gives up soon where nobody is, and where somebody is who never answers.
+#[test]
+fn mounting_what_does_not_answer() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let silent = silent.local_addr().expect("an address").to_string();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for addresses in ["127.0.0.1:1,127.0.0.2:1", &silent] {
+            scope.spawn(move || {
+                let output = run(&["--cluster", addresses, "mount", "--foreground", "/mnt"]);
+                let text = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(4), "{text}");
+                let line = format!("everhold: no cluster answers at {addresses} within 10 s: ");
+                assert!(text.starts_with(&line), "{text}");
+                assert!(text.contains("\nhint: check that the nodes run"), "{text}");
+                assert_eq!(text.lines().count(), 2, "{text}");
+            });
+        }
+    });
+    // Thirty seconds is what other operations take.
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
+/// Manual pages are written, and a directory that cannot take them is told of.
+#[test]
+fn manual_pages() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().display().to_string();
+    let output = run(&["man", &path]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let count = std::fs::read_dir(dir.path()).expect("it is there").count();
+    assert_eq!(said, format!("{count} manual pages are in {path}\n"));
+    for (page, word) in [("everhold.1", "everhold\\-mount(1)"), ("everhold-mount.1", "read\\-only")]
+    {
+        let text = std::fs::read_to_string(dir.path().join(page)).expect(page);
+        assert!(text.contains(word), "{page}: {text}");
+    }
+    let missing = format!("{path}/missing");
+    expect(
+        &["man", &missing],
+        3,
+        &format!(
+            "everhold: {missing} is not a directory\n\
+             hint: create the directory first, or name one that exists\n"
+        ),
+    );
+    // Nobody creates files there, not even root.
+    let output = run(&["man", "/sys"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("everhold: /sys/everhold.1 cannot be written: "), "{text}");
+    assert!(text.ends_with("\nhint: name a directory that you may write to, or run it as root\n"));
 }
 
 /// Command lines that say nothing sensible end with 2, as clap has it.

@@ -10,6 +10,7 @@ mod common;
 mod sys;
 mod world;
 
+mod boot;
 mod failure;
 mod files;
 mod leaving;
