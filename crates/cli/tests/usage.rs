@@ -5,7 +5,6 @@ mod common;
 
 use std::net::TcpListener;
 use std::process::Output;
-use std::time::{Duration, Instant};
 
 fn run(arguments: &[&str]) -> Output {
     let state = tempfile::tempdir().expect("a temporary directory");
@@ -58,7 +57,6 @@ fn with_an_address_that_does_not_answer() {
 fn mounting_what_does_not_answer() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let silent = silent.local_addr().expect("an address").to_string();
-    let begun = Instant::now();
     std::thread::scope(|scope| {
         for addresses in ["127.0.0.1:1,127.0.0.2:1", &silent] {
             scope.spawn(move || {
@@ -72,8 +70,6 @@ fn mounting_what_does_not_answer() {
             });
         }
     });
-    // Thirty seconds is what other operations take.
-    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
 }
 
 /// Manual pages are written, and a directory that cannot take them is told of.
