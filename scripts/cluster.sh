@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by posix and programs: a temporary cluster of real server processes, a mount of it, and one that kills
+# Sourced by posix, programs and measure: a temporary cluster of real server processes, a mount of it, and one that kills
 # nodes meanwhile. Whatever is started here is ended when the script ends, by its process id.
 #
 # Who sources it sets `everhold`, the program, and may set `keep`, a directory for the logs.
-nodes=5
+nodes=5 zones=3 segment=32MiB
 cluster_pid='' mount_pid='' killer_pid=''
 
 fail() { printf 'scripts/%s: %s\n' "$(basename "$0")" "$*" >&2; exit 2; }
@@ -53,7 +53,7 @@ await() {
 }
 
 start_cluster() {
-    "$everhold" up --json --nodes "$nodes" --zones 3 --segment-size 32MiB --dir "$work/cluster" \
+    "$everhold" up --json --nodes "$nodes" --zones "$zones" --segment-size "$segment" --dir "$work/cluster" \
         > "$logs/up.out" 2> "$logs/up.log" &
     cluster_pid=$!
     await "$logs/up.out" '"ready": true'
