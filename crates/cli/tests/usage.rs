@@ -1,6 +1,8 @@
 //! What the shell sees when a command cannot be done: exit code, one line, and a hint. No cluster
 //! is needed.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real processes need real time")]
+
 mod common;
 
 use std::net::TcpListener;
