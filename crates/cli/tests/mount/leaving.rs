@@ -36,6 +36,24 @@ fn leaving_commits_everything() {
     }
 }
 
+/// The process of a mount that was unmounted leaves alone what is mounted on the same directory by then.
+#[test]
+fn mounting_anew_while_the_old_process_ends() {
+    let Some(world) = visit() else { return };
+    world.directory("anew");
+    // Kept to the end: a mount that is dropped takes away what is on its directory.
+    let mut mounts = vec![world.mount()];
+    let path = mounts[0].path().to_path_buf();
+    for turn in 0..6 {
+        world.cluster.ok(&["umount", path.to_str().unwrap()]);
+        mounts.push(Mount::on(&world.cluster, &path, &[]));
+        let old = &mut mounts[turn];
+        let status = old.ended();
+        assert!(status.success(), "turn {turn} ended with {status}: {}", old.log());
+        assert!(path.join("anew").is_dir(), "turn {turn}: the new mount is there");
+    }
+}
+
 /// A mount that is in use is not unmounted by `everhold umount`, which says so; Ctrl-C commits what was
 /// written so far, also to files that are open.
 #[test]
