@@ -23,6 +23,8 @@ pub(crate) struct Stream {
     /// The entries from position `first` on.
     page: Vec<(Name, Attr)>,
     first: u64,
+    /// The name before this page.
+    after: Option<Name>,
     /// There is nothing after this page.
     is_last: bool,
     begun: bool,
@@ -67,12 +69,16 @@ impl Stream {
         inode: InodeId,
         position: u64,
     ) -> Outcome<()> {
-        let before = position.saturating_sub(self.first).checked_sub(1);
-        let after = match before.and_then(|i| self.page.get(i as usize)) {
-            Some((name, _)) => Some(name.clone()),
-            None => self.marks.last().and_then(|(_, after)| after.clone()),
-        };
+        let after = self.name_before(position);
         self.load(client, inode, position, after).await
+    }
+
+    /// The name before `position`, which is on this page or right after it.
+    fn name_before(&self, position: u64) -> Option<Name> {
+        match position.saturating_sub(self.first).checked_sub(1) {
+            Some(index) => self.page.get(index as usize).map(|(name, _)| name.clone()),
+            None => self.after.clone(),
+        }
     }
 
     /// The entries from `position` on that are here, with the position after each.
@@ -92,9 +98,9 @@ impl Stream {
         let limit = if first == 0 { FIRST_PAGE } else { PAGE_ENTRIES_MAX };
         let (page, more) = client.list_page(inode, after.clone(), limit).await?;
         if self.marks.last().is_none_or(|(at, _)| *at < first) {
-            self.marks.push((first, after));
+            self.marks.push((first, after.clone()));
         }
-        (self.page, self.first, self.is_last) = (page, first, !more);
+        (self.page, self.first, self.after, self.is_last) = (page, first, after, !more);
         Ok(())
     }
 
@@ -108,5 +114,24 @@ impl Stream {
         let at = self.marks.partition_point(|(first, _)| *first <= position).max(1) - 1;
         let (first, after) = self.marks.get(at).cloned().unwrap_or_default();
         self.load(client, inode, first, after).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_before_a_position_is_on_the_page_or_before_it() {
+        let name = |text: &str| Name::new(text.as_bytes().to_vec()).unwrap();
+        let attr: Attr = (0..).find_map(everhold_proto::fuzzing::found).unwrap();
+        let page = ["c", "d"].map(|text| (name(text), attr.clone())).to_vec();
+        let after = Some(name("b"));
+        // A later page was seen before somebody went back to this one.
+        let marks = vec![(0, None), (2, after.clone()), (4, Some(name("d")))];
+        let stream = Stream { page, first: 2, after, is_last: false, begun: true, marks };
+        for (position, before) in [(2, "b"), (3, "c"), (4, "d")] {
+            assert_eq!(stream.name_before(position), Some(name(before)), "{position}");
+        }
     }
 }

@@ -207,15 +207,16 @@ impl Mounted {
     /// Commits what was written and unmounts. Says how many files could not be committed. Fails when programs
     /// still use it: then nobody answers them any more, and the caller does best to [`detach`] it.
     pub async fn unmount(self) -> io::Result<usize> {
-        let Mounted { session, edge, tending } = self;
+        let Mounted { mut session, edge, tending } = self;
         let failed = edge.files.flush_all().await;
         // Unmounting waits for requests that this runtime answers.
         let end = move || match session.guard.is_finished() {
             // Somebody has unmounted it. The library would do so once more, by the path, where another mount may be
             // by now; so its rest is left alone. The kernel has closed the connection.
             true => {
+                let guard = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
                 std::mem::forget(session);
-                Ok(())
+                guard.join().unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
             }
             false => session.umount_and_join(),
         };

@@ -114,7 +114,7 @@ pub(super) fn answer_absent(edge: &Edge, reply: ReplyEntry, parent: InodeId, mom
     reply.entry_with_ttls(&Duration::ZERO, &keep, &convert::bare_dir(InodeId(0)), GENERATION);
 }
 
-/// Entries of a directory, with and without attributes. `add` says whether the answer is full.
+/// Entries of a directory, with and without attributes. `dot` and `entry` say whether the answer is full.
 pub(super) trait Entries {
     fn dot(&mut self, next: u64, inode: InodeId, name: &str) -> bool;
     fn entry(&mut self, next: u64, name: &Name, attr: &Attr, keep: Duration) -> bool;
