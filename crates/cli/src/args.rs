@@ -188,6 +188,9 @@ pub(crate) struct MountHere {
     /// Ignore device nodes and set-id bits
     #[arg(long)]
     pub(crate) no_dev_suid: bool,
+    /// Commit each change before it is answered, also in directories that nobody else uses
+    #[arg(long)]
+    pub(crate) no_write_behind: bool,
     /// What an operation does when the cluster does not answer: wait (up to 15 minutes) or fail after 30 s
     #[arg(long, value_enum, default_value_t = OnLossArg::Wait)]
     pub(crate) on_loss: OnLossArg,

@@ -188,9 +188,11 @@ pub(crate) fn of_fs(error: &FsError) -> (Exit, &'static str) {
         }
         FsError::NoSpace => of_kind(Kind::Full),
         FsError::Stale { .. } => of_kind(Kind::Conflict),
-        FsError::NoSession | FsError::WindowExceeded | FsError::BlocksRefused(_) => {
-            of_kind(Kind::Busy)
-        }
+        FsError::NoSession
+        | FsError::Fenced
+        | FsError::Delegated { .. }
+        | FsError::WindowExceeded
+        | FsError::BlocksRefused(_) => of_kind(Kind::Busy),
         FsError::MaybeApplied => of_kind(Kind::MaybeApplied),
         FsError::TooManyLinks
         | FsError::TooLarge

@@ -46,7 +46,7 @@ async fn foreground(path: &Path, here: &MountHere, seeds: Vec<String>) -> CliRes
         OnLossArg::Error => OnLoss::Error,
     };
     let mut interrupt = Interrupt::listen()?;
-    let connect = connect(&seeds, path, on_loss);
+    let connect = connect(&seeds, path, on_loss, !here.no_write_behind);
     let client = interrupt.guard(connect).await?;
     let options = MountOptions {
         source: seeds.first().cloned().unwrap_or_default(),
@@ -91,12 +91,18 @@ fn in_use(path: &Path, error: &std::io::Error) -> CliError {
 }
 
 /// Connects within the time that a person waits, whatever the mount does later when the cluster is lost.
-async fn connect(seeds: &[String], path: &Path, on_loss: OnLoss) -> CliResult<Arc<Client>> {
+async fn connect(
+    seeds: &[String],
+    path: &Path,
+    on_loss: OnLoss,
+    write_behind: bool,
+) -> CliResult<Arc<Client>> {
     let options = ClientOptions {
         name: format!("mount {}", path.display()),
         deadline: LEADER_LIMIT,
         operation_deadline: Some(on_loss.deadline()),
         follow: true,
+        write_behind,
         ..ClientOptions::default()
     };
     Client::connect(Env::real(), seeds, options).await.map_err(|e| not_connected(seeds, e))

@@ -27,6 +27,7 @@ use everhold_proto::{InodeId, SessionId};
 use held::Held;
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
+use tokio::time::Instant;
 
 /// Inodes whose attributes are held. At about 200 bytes each they and the names take 100 MiB when full.
 const ATTRS_MAX: usize = 200_000;
@@ -81,6 +82,11 @@ impl Cache {
         for (question, answer) in questions.iter().zip(answers) {
             held.learn(question, answer, next);
         }
+    }
+
+    /// When the lease ends at the latest; `None`: there is none.
+    pub(crate) fn lease_until(&self) -> Option<Instant> {
+        self.held.lock().lease_until()
     }
 
     /// Changes of this client were answered. To be called before anybody is told.

@@ -1,5 +1,6 @@
 //! The client of one cluster: its parts, how it connects, and what it does in the background.
 
+use crate::behind::{self, Behind};
 use crate::blocks::Choices;
 use crate::cache::{self, Cache};
 use crate::error::{ClientError, Result};
@@ -59,6 +60,9 @@ pub struct ClientOptions {
     /// `cached_…`. Changes of others then wait for this client to hear of them, for half a second at most if it
     /// falls silent.
     pub follow: bool,
+    /// Make changes of directories that nobody else uses here, and tell the cluster soon after
+    /// ([`Client::settle`] waits for that). Needs `follow`.
+    pub write_behind: bool,
 }
 
 impl Default for ClientOptions {
@@ -73,6 +77,7 @@ impl Default for ClientOptions {
             read_window: 6,
             buffers: 32,
             follow: false,
+            write_behind: false,
         }
     }
 }
@@ -92,6 +97,8 @@ pub struct Client {
     pub(crate) queries: Combiner<FsQuery, FsAnswer>,
     /// With `follow`.
     pub(crate) cache: Option<Arc<Cache>>,
+    /// With `write_behind`.
+    pub(crate) behind: Option<Arc<Behind>>,
     /// Memory of blocks on their way, in blocks.
     pub(crate) memory: Arc<Semaphore>,
     /// Bytes in open files that are not committed.
@@ -126,6 +133,7 @@ impl Client {
             stats: Stats::default(),
             choices: Choices::default(),
             cache: options.follow.then(|| Arc::new(Cache::new())),
+            behind: (options.follow && options.write_behind).then(|| Arc::new(Behind::new())),
             executes: Combiner::default(),
             queries: Combiner::default(),
             session: ArcSwap::from_pointee(Session::new(Default::default())),
@@ -147,7 +155,8 @@ impl Client {
 
     /// Ends the session: locks, open handles and unfinished writes of this client end with it. Finish
     /// writers first; what they committed is durable already.
-    pub async fn close(&self) -> Result<()> {
+    pub async fn close(self: &Arc<Self>) -> Result<()> {
+        let settled = self.settle_all().await;
         self.background.lock().clear();
         if let Some(cache) = &self.cache {
             cache.close(); // before the end of the session tells others that it is
@@ -156,8 +165,9 @@ impl Client {
         let deadline = self.env.clock.now() + BACKGROUND_LIMIT;
         let mut doubt = Doubt::default();
         match self.ask_leader(&end, deadline, &mut doubt).await {
-            Err(e) if e.kind != Kind::NotFound => Err(e.into()), // it ends by itself after its time
-            _ => Ok(()),
+            // It ends by itself after its time.
+            Err(e) if e.kind != Kind::NotFound => settled.and(Err(e.into())),
+            _ => settled,
         }
     }
 
@@ -223,6 +233,9 @@ impl Client {
         // Opened twice, the first one is never used and ends by itself.
         let opened = self.ask_leader(&open, deadline, &mut Doubt::default()).await?;
         self.session.store(Arc::new(Session::new(opened.session)));
+        if let Some(behind) = &self.behind {
+            behind.session_opened(opened.session);
+        }
         self.stats.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Duration::from_millis(opened.ttl_ms.max(1000)))
     }
@@ -289,6 +302,10 @@ impl Client {
         if let Some(cache) = &self.cache {
             let followed = cache::run(Arc::downgrade(self), cache.clone());
             background.push(self.env.tasks.spawn(followed));
+        }
+        if let Some(behind) = &self.behind {
+            let told = behind::run(Arc::downgrade(self), behind.clone());
+            background.push(self.env.tasks.spawn(told));
         }
         *self.background.lock() = background;
     }

@@ -95,7 +95,8 @@ impl ClientError {
                     Kind::Conflict
                 }
                 FsError::NoSpace => Kind::Full,
-                FsError::BlocksRefused(_) | FsError::NoSession => Kind::Fenced,
+                FsError::Delegated { .. } => Kind::Retry,
+                FsError::BlocksRefused(_) | FsError::NoSession | FsError::Fenced => Kind::Fenced,
                 FsError::MaybeApplied => Kind::MaybeApplied,
                 FsError::WindowExceeded => Kind::Busy,
                 FsError::NotDirectory

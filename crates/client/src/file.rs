@@ -7,6 +7,7 @@ mod range;
 mod reader;
 mod writer;
 
+pub(crate) use commit::content_of;
 pub(crate) use open::Dirty;
 pub use open::OpenFile;
 pub use reader::FileReader;

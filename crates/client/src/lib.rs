@@ -9,6 +9,7 @@
 //!
 //! The feature `fuzzing` adds the module of that name, which `fuzz/` drives.
 
+mod behind;
 mod blocks;
 mod buffers;
 mod cache;

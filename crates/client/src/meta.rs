@@ -8,6 +8,6 @@ mod query;
 mod view;
 
 pub(crate) use combine::Combiner;
-pub(crate) use execute::attr_of;
+pub(crate) use execute::{attr_of, weight};
 pub(crate) use leader::Doubt;
 pub(crate) use view::View;

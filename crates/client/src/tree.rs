@@ -263,7 +263,7 @@ fn last_component(path: &[u8]) -> &[u8] {
 /// An answer without content.
 pub(crate) fn done(reply: FsReply) -> Result<()> {
     match reply {
-        FsReply::Done => Ok(()),
+        FsReply::Done | FsReply::Numbers(..) => Ok(()),
         FsReply::Attr(_) => Err::<(), ClientError>(unexpected("attributes")),
     }
 }

@@ -72,6 +72,8 @@ fn of_tree(e: &FsError) -> Errno {
         FsError::Locked => Errno::EAGAIN,
         FsError::NoLocks => Errno::ENOLCK,
         FsError::BlocksRefused(_)
+        | FsError::Delegated { .. }
+        | FsError::Fenced
         | FsError::NoSession
         | FsError::MaybeApplied
         | FsError::WindowExceeded => Errno::EIO,

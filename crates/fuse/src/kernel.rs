@@ -394,12 +394,12 @@ impl Filesystem for Kernel {
     fn fsyncdir(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok(); // each change of a directory was durable when it was answered
+        self.serve_empty(Op::Fsync, reply, |edge| edge.fsyncdir(convert::inode(ino)));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -37,8 +37,10 @@ impl Bench {
 
     fn batch(&mut self, ops: Vec<FsOp>) -> KvResult<Vec<FsReply>> {
         let (session, acked_below) = (self.session, self.next_request);
-        let requests: Vec<SessionRequest> =
-            (acked_below..).zip(ops).map(|(request, op)| SessionRequest { request, op }).collect();
+        let requests: Vec<SessionRequest> = (acked_below..)
+            .zip(ops)
+            .map(|(request, op)| SessionRequest::new(request, op))
+            .collect();
         self.next_request += requests.len() as u64;
         let batch = SessionBatch { session, acked_below, floor: 0, requests };
         let answers = self.entry(|ctx| apply(ctx, &batch))?;
@@ -84,7 +86,7 @@ fn main() -> KvResult<()> {
         for reply in bench.batch(vec![create])? {
             directories.extend(match reply {
                 FsReply::Attr(attr) => Some(attr.inode),
-                FsReply::Done => None,
+                FsReply::Done | FsReply::Numbers(..) => None,
             });
         }
     }

@@ -4,38 +4,47 @@
 //! kept answer gets that answer, and one too far ahead is refused: so the answers kept for a session
 //! are at most its window, and no request takes effect twice.
 
+use crate::delegations::Rule;
+use crate::numbers;
 use crate::ops;
 use crate::rows::{self, KeptAnswer};
 use crate::sessions;
 use crate::tree::{self, Grant};
 use everhold_proto::apply::Apply;
-use everhold_proto::fs::{FsError, FsReply, SessionBatch, SessionRequest};
+use everhold_proto::fs::{Behind, FsError, FsOp, FsReply, SessionBatch, SessionRequest};
 use everhold_proto::ids::*;
 use everhold_proto::kv::{KvResult, get_row, put_row};
 use everhold_proto::limits::{BATCH_OPS_MAX, SESSION_WINDOW};
 use everhold_proto::planted::{self, Bug};
 use everhold_proto::table::SessionRow;
+use everhold_proto::tables;
 
 /// Carries out a batch: one result per request, in order. A failed request changes nothing but its
 /// own kept answer. `Err` only when the store failed.
 pub fn apply(ctx: &mut Apply<'_>, batch: &SessionBatch) -> KvResult<Vec<Result<FsReply, FsError>>> {
-    let Some(session) = sessions::raise(ctx, batch.session, batch.acked_below, batch.floor)? else {
+    let id = batch.session;
+    let Some(mut session) = sessions::raise(ctx, id, batch.acked_below, batch.floor)? else {
         return Ok(batch.requests.iter().map(|_| Err(FsError::NoSession)).collect());
     };
+    let numbers = session.numbers.clone();
     let answer = |(i, request)| {
         if i < BATCH_OPS_MAX {
-            execute(ctx, batch.session, &session, request)
+            execute(ctx, id, &mut session, request)
         } else {
             Ok(Err(FsError::WindowExceeded))
         }
     };
-    batch.requests.iter().enumerate().map(answer).collect()
+    let answers = batch.requests.iter().enumerate().map(answer).collect::<KvResult<_>>()?;
+    if session.numbers != numbers {
+        put_row(ctx.kv, &tables::session(id), &session)?;
+    }
+    Ok(answers)
 }
 
 fn execute(
     ctx: &mut Apply<'_>,
     id: SessionId,
-    session: &SessionRow,
+    session: &mut SessionRow,
     request: &SessionRequest,
 ) -> KvResult<KeptAnswer> {
     let number = request.request;
@@ -51,8 +60,37 @@ fn execute(
     {
         return Ok(kept);
     }
-    let grant = Grant::of(id, session.floor);
-    let answer = tree::run(ctx, grant, |tree| ops::perform(tree, &request.op))?;
-    put_row(ctx.kv, &key, &answer)?;
+    let answer = match (&request.op, &request.behind) {
+        (FsOp::Reserve { count }, _) => Ok(numbers::reserve(&mut ctx.header, session, *count)),
+        (op, Some(behind)) => perform_behind(ctx, id, session, op, behind),
+        (op, None) => tree::run(ctx, Grant::of(id, session.floor), |t| ops::perform(t, op)),
+    }?;
+    // These say what was in the way, and nothing was done: the same request is tried again.
+    if !matches!(answer, Err(FsError::Delegated { .. } | FsError::Fenced)) {
+        put_row(ctx.kv, &key, &answer)?;
+    }
+    Ok(answer)
+}
+
+/// What the session has done already, with the time and the number that it had then.
+fn perform_behind(
+    ctx: &mut Apply<'_>,
+    id: SessionId,
+    session: &mut SessionRow,
+    op: &FsOp,
+    behind: &Behind,
+) -> KvResult<KeptAnswer> {
+    if behind.inode.is_some_and(|number| !numbers::has(session, number)) {
+        return Ok(Err(FsError::Invalid));
+    }
+    let of_session = Grant::of(id, session.floor);
+    let grant = Grant { rule: Rule::Need, number: behind.inode, ..of_session };
+    let wall = std::mem::replace(&mut ctx.stamp.wall, behind.at);
+    let answer = tree::run(ctx, grant, |tree| ops::perform(tree, op));
+    ctx.stamp.wall = wall;
+    let answer = answer?;
+    if let (Ok(_), Some(number)) = (&answer, behind.inode) {
+        numbers::used(session, number);
+    }
     Ok(answer)
 }

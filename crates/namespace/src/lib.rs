@@ -14,23 +14,27 @@ mod access;
 mod acl;
 pub mod changes;
 mod content;
+pub mod delegations;
 mod execute;
 mod extents;
 mod failure;
 mod lifetime;
 pub mod limits;
 mod locks;
+mod numbers;
 mod ops;
 mod overlay;
 mod query;
 mod reap;
 mod rows;
 pub mod sessions;
+mod shadow;
 mod tree;
 
 pub use execute::apply;
-pub use query::{query, usage};
+pub use query::{query, query_for, usage};
 pub use reap::{is_reapable, reap};
+pub use shadow::Shadow;
 pub use tree::create_root;
 
 #[cfg(test)]

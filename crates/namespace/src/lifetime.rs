@@ -36,6 +36,9 @@ impl Tree<'_, '_> {
         let now_ms = self.ctx.stamp.log_ms;
         let row = self.touch(id)?;
         row.nlink = if row.is_directory() { 0 } else { row.nlink.saturating_sub(1) };
+        if row.nlink == 0 && !row.is_directory() {
+            row.parent = rows::NOWHERE;
+        }
         if linger && row.nlink == 0 && !row.is_directory() {
             row.unlinked_ms = Some(now_ms);
             put_row(self.ctx.kv, &rows::unlinked(now_ms, id), &())?;

@@ -4,6 +4,7 @@
 mod attributes;
 mod clone;
 mod create;
+mod delegate;
 mod handles;
 pub(crate) mod locks;
 mod names;
@@ -52,6 +53,10 @@ pub(crate) fn perform(tree: &mut Tree<'_, '_>, op: &FsOp) -> Outcome<FsReply> {
         FsOp::RemoveXattr { inode, name } => xattr::remove(tree, *inode, name),
         FsOp::Open { inode } => handles::open(tree, *inode),
         FsOp::Release { inode } => handles::release(tree, *inode),
+        FsOp::Delegate { inode } => delegate::give(tree, *inode),
+        FsOp::Undelegate { inode } => delegate::take_back(tree, *inode),
+        // Of the session's row, not of the tree: see `execute`.
+        FsOp::Reserve { .. } => Err(everhold_proto::fs::FsError::Invalid.into()),
         FsOp::CloneRange { source, source_offset, length, target, target_offset } => {
             let clone = clone::Clone {
                 source: *source,

@@ -2,6 +2,7 @@
 
 mod resolve;
 
+use crate::delegations;
 use crate::extents;
 use crate::failure::{Outcome, split};
 use crate::limits::PAGE_INLINE_BYTES_MAX;
@@ -16,9 +17,33 @@ use everhold_proto::limits::PAGE_ENTRIES_MAX;
 use everhold_proto::tables::{self, Header};
 use std::ops::ControlFlow;
 
-/// Answers a question. `Err` only when the store failed.
+/// Answers a question by the state as it stands. `Err` only when the store failed.
 pub fn query(kv: &dyn KvRead, question: &FsQuery) -> KvResult<Result<FsAnswer, FsError>> {
-    split(answer(kv, question))
+    split(answer(View { kv, asker: Asker::Owner }, question))
+}
+
+/// Answers a question of a session, or of somebody without one: `Delegated` where the state may be behind what
+/// another session did.
+pub fn query_for(
+    kv: &dyn KvRead,
+    question: &FsQuery,
+    asker: Option<SessionId>,
+) -> KvResult<Result<FsAnswer, FsError>> {
+    split(answer(View { kv, asker: Asker::Session(asker) }, question))
+}
+
+/// The state as somebody may see it.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    kv: &'a dyn KvRead,
+    asker: Asker,
+}
+
+#[derive(Clone, Copy)]
+enum Asker {
+    /// Of the state itself.
+    Owner,
+    Session(Option<SessionId>),
 }
 
 /// Totals of the tree.
@@ -27,38 +52,39 @@ pub fn usage(kv: &dyn KvRead) -> KvResult<Usage> {
     Ok(Usage { inodes: header.inodes, bytes: header.bytes })
 }
 
-fn answer(kv: &dyn KvRead, question: &FsQuery) -> Outcome<FsAnswer> {
+fn answer(view: View<'_>, question: &FsQuery) -> Outcome<FsAnswer> {
+    let kv = view.kv;
     match question {
-        FsQuery::Attr { inode } => Ok(FsAnswer::Attr(load(kv, *inode)?.attr(*inode))),
+        FsQuery::Attr { inode } => Ok(FsAnswer::Attr(load(view, *inode)?.attr(*inode))),
         FsQuery::Lookup { parent, name } => {
-            directory(kv, *parent)?;
+            directory(view, *parent)?;
             let found = rows::get_dentry(kv, *parent, name)?.ok_or(FsError::NotFound)?;
-            Ok(FsAnswer::Attr(load(kv, found.inode)?.attr(found.inode)))
+            Ok(FsAnswer::Attr(load(view, found.inode)?.attr(found.inode)))
         }
         FsQuery::Resolve { base, path, follow, read } => {
-            resolve::resolve(kv, *base, path, *follow, *read)
+            resolve::resolve(view, *base, path, *follow, *read)
         }
         FsQuery::ReadDir { inode, after, limit } => {
-            read_directory(kv, *inode, after.as_ref(), page(*limit))
+            read_directory(view, *inode, after.as_ref(), page(*limit))
         }
         FsQuery::Extents { inode, from, to, limit } => {
-            extents_page(kv, *inode, *from, *to, page(*limit))
+            extents_page(view, *inode, *from, *to, page(*limit))
         }
         FsQuery::ReadLink { inode } => {
-            let row = load(kv, *inode)?;
+            let row = load(view, *inode)?;
             if row.kind != FileKind::Symlink {
                 return Err(FsError::Invalid.into());
             }
             Ok(FsAnswer::Target(row.target))
         }
         FsQuery::GetXattr { inode, name } => {
-            load(kv, *inode)?;
+            load(view, *inode)?;
             let value: Option<Bytes> = get_row(kv, &rows::xattr(*inode, name))?;
             Ok(FsAnswer::Value(value.ok_or(FsError::NoAttribute)?))
         }
-        FsQuery::ListXattr { inode } => list_xattr(kv, *inode),
+        FsQuery::ListXattr { inode } => list_xattr(view, *inode),
         FsQuery::TestLock { inode, session, space, owner, kind, start, end } => {
-            load(kv, *inode)?;
+            load(view, *inode)?;
             let range = Range::of(*space, *start, *end).ok_or(FsError::Invalid)?;
             let holder = Holder { session: *session, space: *space, owner: *owner };
             let (held, _ended) = ops::locks::read(kv, *inode)?;
@@ -74,49 +100,61 @@ fn page(limit: u32) -> usize {
     (limit as usize).clamp(1, PAGE_ENTRIES_MAX)
 }
 
-fn load(kv: &dyn KvRead, inode: InodeId) -> Outcome<InodeRow> {
-    Ok(rows::get_inode(kv, inode)?.ok_or(FsError::NotFound)?)
+fn load(view: View<'_>, inode: InodeId) -> Outcome<InodeRow> {
+    let row = rows::get_inode(view.kv, inode)?.ok_or(FsError::NotFound)?;
+    if let Asker::Session(asker) = view.asker {
+        delegations::respect(view.kv, inode, &row, asker)?;
+    }
+    Ok(row)
 }
 
-fn directory(kv: &dyn KvRead, inode: InodeId) -> Outcome<InodeRow> {
-    let row = load(kv, inode)?;
+/// What a directory that was looked at holds: only directories may be held by somebody else than it is.
+fn load_child(view: View<'_>, child: DentryRow) -> Outcome<InodeRow> {
+    match child.kind {
+        FileKind::Directory => load(view, child.inode),
+        _ => Ok(rows::get_inode(view.kv, child.inode)?.ok_or(FsError::NotFound)?),
+    }
+}
+
+fn directory(view: View<'_>, inode: InodeId) -> Outcome<InodeRow> {
+    let row = load(view, inode)?;
     if row.is_directory() { Ok(row) } else { Err(FsError::NotDirectory.into()) }
 }
 
 fn read_directory(
-    kv: &dyn KvRead,
+    view: View<'_>,
     inode: InodeId,
     after: Option<&Name>,
     limit: usize,
 ) -> Outcome<FsAnswer> {
-    directory(kv, inode)?;
+    directory(view, inode)?;
     let prefix = rows::dentries_of(inode);
     let from = match after {
         Some(name) => [rows::dentry(inode, name), vec![0]].concat(),
         None => prefix.clone(),
     };
     let mut found: Vec<(Name, DentryRow)> =
-        scan_rows(kv, &from, &prefix_end(&prefix), limit + 1, |key, row| {
+        scan_rows(view.kv, &from, &prefix_end(&prefix), limit + 1, |key, row| {
             Some((Name::new(key.get(rows::NAME_AT..)?.to_vec()).ok()?, row))
         })?;
     let more = found.len() > limit;
     found.truncate(limit);
     let entries = found
         .into_iter()
-        .map(|(name, row)| Ok((name, load(kv, row.inode)?.attr(row.inode))))
+        .map(|(name, row)| Ok((name, load_child(view, row)?.attr(row.inode))))
         .collect::<Outcome<_>>()?;
     Ok(FsAnswer::Entries { entries, more })
 }
 
 fn extents_page(
-    kv: &dyn KvRead,
+    view: View<'_>,
     inode: InodeId,
     from: u64,
     to: u64,
     limit: usize,
 ) -> Outcome<FsAnswer> {
-    let row = load(kv, inode)?;
-    let (extents, more) = extents_between(kv, inode, &row, (from, to), limit)?;
+    let row = load(view, inode)?;
+    let (extents, more) = extents_between(view.kv, inode, &row, (from, to), limit)?;
     Ok(FsAnswer::Extents { attr: row.attr(inode), extents, more })
 }
 
@@ -148,11 +186,11 @@ fn extents_between(
     Ok((found, more))
 }
 
-fn list_xattr(kv: &dyn KvRead, inode: InodeId) -> Outcome<FsAnswer> {
-    load(kv, inode)?;
+fn list_xattr(view: View<'_>, inode: InodeId) -> Outcome<FsAnswer> {
+    load(view, inode)?;
     let prefix = rows::xattr(inode, &[]);
     let mut names = Vec::new();
-    kv.scan(&prefix, &prefix_end(&prefix), &mut |key, _| {
+    view.kv.scan(&prefix, &prefix_end(&prefix), &mut |key, _| {
         names.push(Bytes::copy_from_slice(&key[prefix.len()..]));
         ControlFlow::Continue(())
     })?;

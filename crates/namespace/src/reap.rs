@@ -1,6 +1,7 @@
 //! What deletions and ended sessions left behind, dropped in bounded steps.
 
 use crate::changes;
+use crate::delegations::Rule;
 use crate::extents;
 use crate::failure::Outcome;
 use crate::lifetime;
@@ -19,7 +20,8 @@ use everhold_proto::tables::{self, Header, Table};
 /// `limit` (capped by [`REAP_MAX`]) or more means that there may be more to do. Every sweep of the block table calls it in the
 /// same entry: what is dropped here is what the table's blocks die by.
 pub fn reap(ctx: &mut Apply<'_>, limit: u32) -> KvResult<u32> {
-    let grant = Grant { session: SessionId(0), floor: u64::MAX, drops: 0 };
+    let of_nobody = Grant::of(SessionId(0), u64::MAX);
+    let grant = Grant { drops: 0, rule: Rule::Ignore, ..of_nobody };
     let limit = limit.min(REAP_MAX);
     let mut done = 0;
     while done < limit

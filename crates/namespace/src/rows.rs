@@ -37,14 +37,20 @@ pub(crate) struct InodeRow {
     pub(crate) linkable: bool,
     /// Number of extended attributes.
     pub(crate) xattrs: u32,
-    /// Of a directory: the one that holds it (the root's is the root).
+    /// Of a directory: the one that holds it (the root's is the root). Of anything else: the one that holds its
+    /// only name; [`NOWHERE`] without a name, and for good once it had several.
     pub(crate) parent: InodeId,
+    /// Of a directory: the session that holds its delegation, as long as that session lives.
+    pub(crate) delegate: Option<SessionId>,
     /// Of a symbolic link.
     pub(crate) target: Bytes,
     /// Which fork serves which range of a file, ascending, the first from 0. Empty: the fork with the
     /// inode's own number serves all. No extent crosses the border of two segments.
     pub(crate) segments: Vec<Segment>,
 }
+
+/// No directory.
+pub(crate) const NOWHERE: InodeId = InodeId(0);
 
 /// From this offset to the next segment's, the file's extents are those of a fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

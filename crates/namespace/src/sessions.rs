@@ -3,6 +3,7 @@
 //! **Invariant:** `floor` and `acked_below` only rise, and an ended session never comes back: its id is
 //! the log index that opened it.
 
+use crate::delegations::Rule;
 use crate::limits::{CLIENT_BYTES_MAX, END_HANDLES_MAX};
 use crate::rows;
 use crate::tree::{self, Grant};
@@ -20,7 +21,7 @@ use std::ops::ControlFlow;
 pub fn open(ctx: &mut Apply<'_>, client: &str, follows: bool) -> KvResult<SessionId> {
     let id = SessionId(ctx.index.0);
     let client = client[..client.floor_char_boundary(CLIENT_BYTES_MAX)].to_string();
-    let row = SessionRow { floor: 0, acked_below: 1, client, follows };
+    let row = SessionRow { floor: 0, acked_below: 1, client, follows, numbers: Vec::new() };
     put_row(ctx.kv, &tables::session(id), &row)?;
     Ok(id)
 }
@@ -46,7 +47,12 @@ pub fn end(ctx: &mut Apply<'_>, session: SessionId) -> KvResult<()> {
     let answers = prefix_end(&rows::kept_answers_of(session));
     drop_answers(ctx, session, row.acked_below, &answers)?;
     ctx.kv.delete(&key)?;
-    if forget_held(ctx, Grant::of(session, u64::MAX), END_HANDLES_MAX)? >= END_HANDLES_MAX {
+    if forget_held(
+        ctx,
+        Grant { rule: Rule::Ignore, ..Grant::of(session, u64::MAX) },
+        END_HANDLES_MAX,
+    )? >= END_HANDLES_MAX
+    {
         put_row(ctx.kv, &rows::ended_session(session), &())?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Tests of the whole crate: a small cluster of one disk, and the state machine over it.
 
 mod content;
+mod delegations;
 mod events;
 mod invariants;
 mod lifetimes;

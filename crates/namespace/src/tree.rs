@@ -1,6 +1,7 @@
 //! One request at work: the inodes it has loaded, the block references it changes, and the few steps
 //! that all operations are made of (load, create, link a name, remove a name).
 
+use crate::delegations::{self, Rule};
 use crate::failure::{Outcome, split};
 use crate::limits::DROP_EXTENTS_MAX;
 use crate::overlay::Overlay;
@@ -35,11 +36,15 @@ pub(crate) struct Grant {
     pub(crate) floor: u64,
     /// Extents that may be dropped at once.
     pub(crate) drops: usize,
+    /// How it goes by delegations.
+    pub(crate) rule: Rule,
+    /// The number for the inode that it creates, if that was set aside.
+    pub(crate) number: Option<InodeId>,
 }
 
 impl Grant {
     pub(crate) fn of(session: SessionId, floor: u64) -> Self {
-        Grant { session, floor, drops: DROP_EXTENTS_MAX }
+        Grant { session, floor, drops: DROP_EXTENTS_MAX, rule: Rule::Respect, number: None }
     }
 }
 
@@ -114,6 +119,7 @@ fn new_row(kind: FileKind, owner: Owner, now: Timestamp) -> InodeRow {
         xattrs: 0,
         parent: InodeId::ROOT,
         target: Bytes::new(),
+        delegate: None,
         segments: Vec::new(),
     }
 }
@@ -127,6 +133,7 @@ impl Tree<'_, '_> {
     fn load(&mut self, id: InodeId) -> Outcome<&mut Loaded> {
         if !self.inodes.contains_key(&id) {
             let row = rows::get_inode(&*self.ctx.kv, id)?.ok_or(FsError::NotFound)?;
+            delegations::judge(&*self.ctx.kv, id, &row, self.grant.rule, self.grant.session)?;
             self.inodes.insert(id, Loaded { row, dirty: false });
         }
         Ok(self.inodes.get_mut(&id).expect("loaded above"))
@@ -213,9 +220,12 @@ impl Tree<'_, '_> {
         }
         if kind == FileKind::Directory {
             row.nlink = 2;
-            row.parent = parent;
+            // Nobody can know it yet, and who holds this directory goes on in the new one.
+            row.delegate = (self.grant.rule == Rule::Need).then_some(self.grant.session);
         }
-        let id = InodeId(self.next_number());
+        row.parent = parent;
+        let set_aside = self.grant.number.take();
+        let id = set_aside.unwrap_or_else(|| InodeId(self.next_number()));
         self.ctx.header.inodes += 1;
         self.inodes.insert(id, Loaded { row, dirty: true });
         self.give_lists(id, permissions)?;

@@ -49,6 +49,14 @@ pub enum Command {
         /// The session.
         session: SessionId,
     },
+    /// Ends a delegation that its session did not give back when it was called. Nothing to end is fine.
+    /// Answer: `Done`.
+    Revoke {
+        /// The directory.
+        inode: InodeId,
+        /// Who has it; another session's stays.
+        session: SessionId,
+    },
     /// Changes of the tree. Answer: `Fs`, one result per request.
     Fs(SessionBatch),
     /// A change of the map.

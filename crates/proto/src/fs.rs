@@ -17,5 +17,5 @@ pub use content::{Content, Extent, Source};
 pub use error::FsError;
 pub use lock::{LockInfo, LockKind, LockOwner, LockSpace};
 pub use name::Name;
-pub use op::{FsOp, FsReply, SessionBatch, SessionRequest};
+pub use op::{Behind, FsOp, FsReply, SessionBatch, SessionRequest};
 pub use query::{FsAnswer, FsQuery, Usage};

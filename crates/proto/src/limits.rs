@@ -46,6 +46,13 @@ pub const FEED_LEASE_MS: u64 = 500;
 pub const FEED_WAIT_MS_MAX: u32 = 200;
 /// Sessions that follow the change feed at one leader: as many as there may be nodes, one mount each.
 pub const FOLLOWERS_MAX: usize = 1024;
+/// Inode numbers set aside at once for a session that creates behind delegations: some seconds of work.
+pub const NUMBERS_RESERVED_MAX: u32 = 16384;
+/// Ranges of numbers set aside that a session may hold: one in use and the next ones.
+pub const NUMBERS_RANGES_MAX: usize = 8;
+/// A session that still follows gets so long to tell what it did behind a delegation that is called back; then
+/// the delegation ends without it.
+pub const RECALL_MS: u64 = 5_000;
 /// A dead block stays in the table this long so that readers of the old version can finish.
 pub const DEAD_GRACE_MS: u64 = 30_000;
 /// An inode without its last name stays this long in log time, so that a mount that has it open can

@@ -172,6 +172,10 @@ pub struct Followed {
     /// Once the cache shows all these records it may be answered from for so many milliseconds, counted by
     /// the holder's monotonic clock from before it sent the request. 0: no lease, ask again.
     pub lease_ms: u32,
+    /// Delegations of this session that are called back: nothing more is done behind them, what was done is
+    /// told, and they are given back.
+    #[serde(default)]
+    pub recalls: Vec<InodeId>,
 }
 rpc!(Follow => Followed, "Meta/Follow");
 

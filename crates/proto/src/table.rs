@@ -120,4 +120,6 @@ pub struct SessionRow {
     pub client: String,
     /// It may follow the change feed and keep a cache by it.
     pub follows: bool,
+    /// Inode numbers that were set aside for it: ranges, ascending.
+    pub numbers: Vec<(u64, u64)>,
 }

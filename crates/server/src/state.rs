@@ -56,6 +56,10 @@ fn dispatch(ctx: &mut Apply<'_>, command: Command) -> KvResult<Answer> {
             namespace::sessions::end(ctx, session)?;
             Ok(Answer::Done)
         }
+        Command::Revoke { inode, session } => {
+            namespace::delegations::revoke(ctx, inode, session)?;
+            Ok(Answer::Done)
+        }
         Command::Fs(batch) => {
             let first = ctx.header.next_change;
             let results = namespace::apply(ctx, &batch)?;

@@ -251,7 +251,7 @@ async fn a_repeated_request_names_no_records() {
     let cluster = TestCluster::start(1, 1).await;
     let hand = by_hand(&cluster, false).await;
     let set = SetAttr { mode: Some(0o700), ..SetAttr::default() };
-    let requests = vec![SessionRequest { request: 1, op: FsOp::SetAttr { inode: ROOT, set } }];
+    let requests = vec![SessionRequest::new(1, FsOp::SetAttr { inode: ROOT, set })];
     let batch = SessionBatch { session: hand.session, acked_below: 1, floor: 0, requests };
     let (address, id) = (cluster.nodes[0].address(), cluster.cluster_id());
     let first = call(&cluster.env, &address, id, &Execute(batch.clone())).await.expect("answers");

@@ -93,6 +93,7 @@ fn arguments(path: &Path, here: &MountHere, seeds: &[String]) -> Vec<OsString> {
         (here.read_only, "--read-only"),
         (here.private, "--private"),
         (here.no_dev_suid, "--no-dev-suid"),
+        (here.no_write_behind, "--no-write-behind"),
     ];
     arguments.extend(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| OsString::from(flag)));
     arguments.push(path.into());
@@ -107,8 +108,8 @@ mod tests {
 
     #[test]
     fn the_process_gets_every_option() {
-        let words =
-            "everhold mount --read-only --private --no-dev-suid --on-loss error --threads 7 /m";
+        let words = "everhold mount --read-only --private --no-dev-suid --no-write-behind --on-loss error \
+             --threads 7 /m";
         let Subcommand::Mount(args) = Cli::parse_from(words.split(' ')).command else {
             panic!("another command");
         };
@@ -121,7 +122,8 @@ mod tests {
         assert!(same.here.foreground);
         let relevant = |here: &MountHere| {
             let (on_loss, path) = (format!("{:?}", here.on_loss), here.path.clone());
-            (here.read_only, here.private, here.no_dev_suid, here.threads, on_loss, path)
+            let flags = (here.read_only, here.private, here.no_dev_suid, here.no_write_behind);
+            (flags, here.threads, on_loss, path)
         };
         assert_eq!(relevant(&same.here), relevant(&args.here));
     }

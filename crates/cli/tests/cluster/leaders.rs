@@ -22,7 +22,7 @@ fn name(text: String) -> Name {
 fn inode(reply: FsReply) -> InodeId {
     match reply {
         FsReply::Attr(attr) => attr.inode,
-        FsReply::Done => panic!("a create answers with attributes"),
+        FsReply::Done | FsReply::Numbers(..) => panic!("a create answers with attributes"),
     }
 }
 

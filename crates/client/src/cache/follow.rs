@@ -63,6 +63,9 @@ async fn round(client: &Arc<Client>, cache: &Arc<Cache>) -> Result<(), Error> {
         answer => answer?,
     };
     let news = cache.held.lock().apply(&followed, session.id);
+    if let Some(behind) = &client.behind {
+        behind.heard(&followed, session.id, client.env.clock.now());
+    }
     tell(client, cache, news).await;
     let lease = Duration::from_millis(followed.lease_ms.into()).saturating_sub(MARGIN);
     if !lease.is_zero() {

@@ -64,7 +64,10 @@ pub(crate) fn touched(op: &FsOp) -> Touched {
         | FsOp::Lock { .. }
         | FsOp::Unlock { .. }
         | FsOp::Open { .. }
-        | FsOp::Release { .. } => whole(Vec::new()),
+        | FsOp::Release { .. }
+        | FsOp::Delegate { .. }
+        | FsOp::Undelegate { .. }
+        | FsOp::Reserve { .. } => whole(Vec::new()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Questions that the cache answers if it may, and the leader otherwise. Either answer is as new as a
 //! linearizable read at some moment of the call.
 
+use crate::behind::{Behind, Peeked};
 use crate::client::Client;
 use crate::error::{Result, unexpected};
 use bytes::Bytes;
@@ -63,20 +64,40 @@ impl Client {
 
     /// The attributes of an inode, if the cache may answer: without a question, and without waiting.
     pub fn peek_attr(&self, inode: InodeId) -> Option<Attr> {
+        if let Some(behind) = self.behind_now()
+            && let Some(attr) = behind.peek_attr(inode)
+        {
+            return Some(attr);
+        }
         self.cache.as_ref()?.with(&self.env, |held| held.attr(inode))
     }
 
     /// What a name stands for, if the cache may answer; `Some(None)`: nothing.
     pub fn peek_lookup(&self, parent: InodeId, name: &Name) -> Option<Option<Attr>> {
-        self.cache.as_ref()?.with(&self.env, |held| held.entry(parent, name))
+        let cache = self.cache.as_ref()?;
+        match self.behind_now().map(|behind| behind.peek_entry(parent, name)) {
+            Some(Peeked::Absent) => Some(None),
+            Some(Peeked::Is(attr)) => Some(Some(attr)),
+            Some(Peeked::Inode(inode)) => cache.with(&self.env, |held| held.attr(inode)).map(Some),
+            Some(Peeked::NotHeld) | None => cache.with(&self.env, |held| held.entry(parent, name)),
+        }
     }
 
     /// Whether the cache may answer that an inode has no extended attribute of this name.
     pub fn peek_lacks(&self, inode: InodeId, name: &[u8]) -> bool {
+        if let Some(lacks) = self.behind_now().and_then(|behind| behind.peek_lacks(inode, name)) {
+            return lacks;
+        }
         let lacks = |cache: &Arc<super::Cache>| {
             cache.with(&self.env, |held| held.lacks(inode, name).then_some(()))
         };
         self.cache.as_ref().and_then(lacks).is_some()
+    }
+
+    /// What is held behind delegations, if that may be used now.
+    fn behind_now(&self) -> Option<&Behind> {
+        let now = self.env.clock.now();
+        self.behind.as_deref().filter(|_| self.holds_at(now))
     }
 
     /// How long an answer that the cache gives now may be used without asking again; zero: not at all.

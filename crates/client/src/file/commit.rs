@@ -27,33 +27,45 @@ impl Client {
         make: impl Fn(Content) -> FsOp,
     ) -> Result<Attr> {
         for _ in 0..ROUNDS_MAX {
-            let refused = match self.execute_by(make(content(&written)), deadline).await {
+            let refused = match self.execute_by(make(content_of(&written)), deadline).await {
                 Ok(reply) => return attr_of(reply),
                 Err(ClientError::Fs(FsError::BlocksRefused(refused))) => refused,
                 Err(e) => return Err(e),
             };
-            tracing::debug!(blocks = refused.len(), "blocks were refused; writing them again");
-            let refused: BTreeSet<BlockId> = refused.into_iter().map(|(id, _)| id).collect();
-            if let Err(e) = self.refresh_map(deadline).await {
-                tracing::debug!(error = %e, "the map was not refreshed");
-            }
-            let (again, kept): (Vec<_>, Vec<_>) =
-                written.into_iter().partition(|w| refused.contains(&w.block.id));
-            written = kept;
-            let rewritten = again.into_iter().map(|w| self.rewrite_block(policy, w, deadline));
-            for result in join_all(rewritten).await {
-                written.push(result?);
-            }
-            written.sort_by_key(|w| w.offset);
+            let refused = refused.into_iter().map(|(id, _)| id).collect();
+            written = self.rewrite_refused(policy, written, &refused, deadline).await?;
         }
         Err(ClientError::new(
             Kind::Retry,
             "blocks were refused again and again; see `everhold status`",
         ))
     }
+
+    /// Writes blocks that did not count again from memory.
+    pub(crate) async fn rewrite_refused(
+        &self,
+        policy: PolicyId,
+        written: Vec<Written>,
+        refused: &BTreeSet<BlockId>,
+        deadline: Instant,
+    ) -> Result<Vec<Written>> {
+        if let Err(e) = self.refresh_map(deadline).await {
+            tracing::debug!(error = %e, "the map was not refreshed");
+        }
+        let (again, mut written): (Vec<_>, Vec<_>) =
+            written.into_iter().partition(|w| refused.contains(&w.block.id));
+        tracing::debug!(blocks = again.len(), "blocks were refused; writing them again");
+        let rewritten = again.into_iter().map(|w| self.rewrite_block(policy, w, deadline));
+        for result in join_all(rewritten).await {
+            written.push(result?);
+        }
+        written.sort_by_key(|w| w.offset);
+        Ok(written)
+    }
 }
 
-fn content(written: &[Written]) -> Content {
+/// The content that blocks make up.
+pub(crate) fn content_of(written: &[Written]) -> Content {
     let mut extents: Vec<Extent> = written.iter().flat_map(Written::extents).collect();
     extents.sort_by_key(|e| e.offset);
     Content { extents, blocks: written.iter().map(|w| w.block.clone()).collect() }

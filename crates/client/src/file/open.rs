@@ -173,6 +173,12 @@ impl OpenFile {
         Ok(())
     }
 
+    /// Commits everything that was written before the call, and waits until it is durable and seen by all.
+    pub async fn sync(self: &Arc<Self>) -> Result<()> {
+        self.flush().await?;
+        self.client.settle(self.inode).await
+    }
+
     /// Writes `data` at the end of the file, wherever that is by then: atomic and committed when this
     /// returns. Gives the attributes after it.
     pub async fn append(self: &Arc<Self>, data: Bytes) -> Result<Attr> {

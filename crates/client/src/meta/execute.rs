@@ -37,14 +37,22 @@ impl Client {
     /// As [`Client::execute`], with a deadline.
     pub async fn execute_by(self: &Arc<Self>, op: FsOp, deadline: Instant) -> Result<FsReply> {
         let started = self.env.clock.now();
-        let result = self.execute_queued(op, deadline).await;
+        let result = match &self.behind {
+            Some(behind) => behind.execute(self, op, deadline).await,
+            None => self.execute_queued(op, deadline).await,
+        };
         let elapsed = self.env.clock.now().saturating_duration_since(started);
         let ok = !matches!(&result, Err(ClientError::Cluster(_)));
         self.stats.execute.record(elapsed, ok);
         result
     }
 
-    async fn execute_queued(self: &Arc<Self>, op: FsOp, deadline: Instant) -> Result<FsReply> {
+    /// A change by the leader.
+    pub(crate) async fn execute_queued(
+        self: &Arc<Self>,
+        op: FsOp,
+        deadline: Instant,
+    ) -> Result<FsReply> {
         let clock = self.env.clock;
         let admitted = clock.until(deadline, self.executes.door.acquire()).await?;
         let _admitted = admitted.expect("the door is never closed");
@@ -120,7 +128,7 @@ impl Client {
         let mut callers = Vec::with_capacity(batch.len());
         let mut requests = Vec::with_capacity(batch.len());
         for (request, waiting) in open.numbers.clone().zip(batch) {
-            requests.push(SessionRequest { request, op: waiting.item });
+            requests.push(SessionRequest::new(request, waiting.item));
             callers.push((waiting.bytes, waiting.deadline, waiting.answer));
         }
         let execute = Execute(SessionBatch {
@@ -183,12 +191,14 @@ fn settle(
 pub(crate) fn attr_of(reply: FsReply) -> Result<Attr> {
     match reply {
         FsReply::Attr(attr) => Ok(attr),
-        FsReply::Done => Err(crate::error::unexpected("`done`")),
+        FsReply::Done | FsReply::Numbers(..) => {
+            Err(crate::error::unexpected("a change without attributes"))
+        }
     }
 }
 
 /// Estimate of the encoded length: exact where it can be large.
-fn weight(op: &FsOp) -> usize {
+pub(crate) fn weight(op: &FsOp) -> usize {
     const SMALL: usize = 96;
     let content = |content: &Content| {
         let extent = |source: &Source| match source {
@@ -221,6 +231,9 @@ fn weight(op: &FsOp) -> usize {
             | FsOp::Unlock { .. }
             | FsOp::SetAttr { .. }
             | FsOp::Open { .. }
-            | FsOp::Release { .. } => 0,
+            | FsOp::Release { .. }
+            | FsOp::Delegate { .. }
+            | FsOp::Undelegate { .. }
+            | FsOp::Reserve { .. } => 0,
         }
 }

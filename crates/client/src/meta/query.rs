@@ -27,7 +27,10 @@ impl Client {
     /// As [`Client::query`], with a deadline.
     pub async fn query_by(self: &Arc<Self>, query: FsQuery, deadline: Instant) -> Result<FsAnswer> {
         let started = self.env.clock.now();
-        let result = self.query_queued(query, deadline).await;
+        let result = match &self.behind {
+            Some(behind) => behind.query(self, query, deadline).await,
+            None => self.query_queued(query, deadline).await,
+        };
         let elapsed = self.env.clock.now().saturating_duration_since(started);
         let ok = !matches!(&result, Err(ClientError::Cluster(_)));
         self.stats.query.record(elapsed, ok);
@@ -59,7 +62,12 @@ impl Client {
         }
     }
 
-    async fn query_queued(self: &Arc<Self>, query: FsQuery, deadline: Instant) -> Result<FsAnswer> {
+    /// A question to the leader.
+    pub(crate) async fn query_queued(
+        self: &Arc<Self>,
+        query: FsQuery,
+        deadline: Instant,
+    ) -> Result<FsAnswer> {
         let clock = self.env.clock;
         let admitted = clock.until(deadline, self.queries.door.acquire()).await?;
         let _admitted = admitted.expect("the door is never closed");

@@ -125,14 +125,19 @@ impl Edge {
         }
         handle.file.write(offset, &data).await?;
         if handle.strict || flags & (libc::O_SYNC | libc::O_DSYNC) != 0 {
-            handle.file.flush().await?;
+            handle.file.sync().await?;
         }
         Ok(count)
     }
 
-    /// Commits what was written.
+    /// Makes what was written durable.
     pub(crate) async fn fsync(self: Arc<Self>, handle: u64) -> Outcome<()> {
-        Ok(self.handle(handle)?.file.flush().await?)
+        Ok(self.handle(handle)?.file.sync().await?)
+    }
+
+    /// Makes the names in a directory durable.
+    pub(crate) async fn fsyncdir(self: Arc<Self>, inode: InodeId) -> Outcome<()> {
+        Ok(self.client.settle(inode).await?)
     }
 
     /// A `close`: commits what was written, and gives up the `fcntl` locks of the process.

@@ -2,7 +2,7 @@
 
 use crate::failure::Outcome;
 use crate::tree::Tree;
-use everhold_proto::fs::{ChangeKind, FsError, FsReply, SetAttr, TimeOrNow};
+use everhold_proto::fs::{ChangeKind, Consistency, FsError, FsReply, SetAttr, TimeOrNow};
 use everhold_proto::ids::*;
 use everhold_proto::limits::FILE_BYTES_MAX;
 
@@ -30,6 +30,9 @@ pub(super) fn set(tree: &mut Tree<'_, '_>, inode: InodeId, set: &SetAttr) -> Out
     row.atime = set.atime.map_or(row.atime, time);
     row.mtime = set.mtime.map_or(row.mtime, time);
     row.consistency = set.consistency.unwrap_or(row.consistency);
+    if row.consistency == Consistency::Strict {
+        row.delegate = None;
+    }
     let kind = if set.size.is_some() { ChangeKind::Write } else { ChangeKind::Attributes };
     tree.record(kind, inode, None, None)?;
     Ok(FsReply::Attr(tree.attr(inode)?))

@@ -1,6 +1,7 @@
 //! Names of existing inodes: `link`, `unlink`, `rmdir`.
 
 use crate::failure::Outcome;
+use crate::rows::NOWHERE;
 use crate::tree::{Entry, Tree};
 use everhold_proto::fs::{ChangeKind, FsError, FsReply};
 use everhold_proto::ids::*;
@@ -26,6 +27,7 @@ pub(super) fn link(tree: &mut Tree<'_, '_>, inode: InodeId, entry: Entry) -> Out
     let row = tree.touch(inode)?;
     row.nlink += 1;
     row.linkable = false;
+    row.parent = if first_name { entry.0 } else { NOWHERE };
     tree.add_entry(&entry, inode)?;
     let kind = if first_name { ChangeKind::Create } else { ChangeKind::Link };
     tree.record(kind, inode, Some(entry), None)?;

@@ -4,7 +4,7 @@
 //! new place that makes sure of it is bounded.
 
 use crate::failure::Outcome;
-use crate::rows::DentryRow;
+use crate::rows::{DentryRow, NOWHERE};
 use crate::tree::{Entry, Tree};
 use everhold_proto::fs::{ChangeKind, FileKind, FsError, FsReply, RenameMode};
 use everhold_proto::ids::*;
@@ -74,7 +74,7 @@ fn exchange(
 /// Enters a moved inode under its new name.
 fn enter(tree: &mut Tree<'_, '_>, entry: &Entry, moved: DentryRow) -> Outcome<()> {
     let row = tree.touch(moved.inode)?;
-    if row.is_directory() {
+    if row.parent != NOWHERE {
         row.parent = entry.0;
     }
     tree.add_entry(entry, moved.inode)

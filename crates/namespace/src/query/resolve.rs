@@ -4,18 +4,17 @@
 //! **Invariant:** the walk is bounded by the depth of a path and the number of links, whatever the tree
 //! and the path look like.
 
-use super::{extents_between, load};
+use super::{View, extents_between, load};
 use crate::failure::Outcome;
 use crate::rows::{self, InodeRow};
 use bytes::Bytes;
 use everhold_proto::fs::{FileKind, FsAnswer, FsError, Name};
 use everhold_proto::ids::*;
-use everhold_proto::kv::KvRead;
 use everhold_proto::limits::{COMMIT_EXTENTS_MAX, PATH_DEPTH_MAX, SYMLINK_FOLLOW_MAX};
 
 /// Where the walk stands.
 struct Walk<'a> {
-    kv: &'a dyn KvRead,
+    view: View<'a>,
     at: (InodeId, InodeRow),
     /// Directory and name of the last component, unless that was `.`, `..` or nothing.
     entry: Option<(InodeId, Name)>,
@@ -28,15 +27,15 @@ struct Walk<'a> {
 
 /// The answer to a resolve question.
 pub(super) fn resolve(
-    kv: &dyn KvRead,
+    view: View<'_>,
     base: InodeId,
     path: &Bytes,
     follow: bool,
     read: bool,
 ) -> Outcome<FsAnswer> {
     let mut walk = Walk {
-        kv,
-        at: (base, load(kv, base)?),
+        view,
+        at: (base, load(view, base)?),
         entry: None,
         pending: Vec::new(),
         links_followed: 0,
@@ -56,7 +55,7 @@ pub(super) fn resolve(
     }
     let extents = match row.kind {
         FileKind::File if read => {
-            extents_between(kv, inode, &row, (0, u64::MAX), COMMIT_EXTENTS_MAX)?.0
+            extents_between(view.kv, inode, &row, (0, u64::MAX), COMMIT_EXTENTS_MAX)?.0
         }
         _ => Vec::new(),
     };
@@ -107,12 +106,12 @@ impl Walk<'_> {
 
     fn step_name(&mut self, name: Name, follow: bool) -> Outcome<bool> {
         let directory = self.at.0;
-        let found = rows::get_dentry(self.kv, directory, &name)?;
+        let found = rows::get_dentry(self.view.kv, directory, &name)?;
         self.entry = Some((directory, name));
         let Some(found) = found else {
             return if self.pending.is_empty() { Ok(false) } else { Err(FsError::NotFound.into()) };
         };
-        let row = load(self.kv, found.inode)?;
+        let row = load(self.view, found.inode)?;
         let last = self.pending.is_empty();
         if row.kind != FileKind::Symlink || (last && !follow && !self.wants_directory) {
             self.at = (found.inode, row);
@@ -128,7 +127,7 @@ impl Walk<'_> {
     }
 
     fn move_to(&mut self, inode: InodeId) -> Outcome<()> {
-        self.at = (inode, load(self.kv, inode)?);
+        self.at = (inode, load(self.view, inode)?);
         self.entry = None;
         Ok(())
     }

@@ -120,8 +120,7 @@ fn locks_are_bounded() {
     for (n, chunk) in locks(0..most).chunks(256).enumerate() {
         let first = 1000 * (n as u64 + 1);
         let numbered = chunk.iter().cloned().enumerate();
-        let requests =
-            numbered.map(|(i, op)| SessionRequest { request: first + i as u64, op }).collect();
+        let requests = numbered.map(|(i, op)| SessionRequest::new(first + i as u64, op)).collect();
         let (session, acked_below) = (world.session, first);
         let batch = SessionBatch { session, acked_below, floor: 0, requests };
         assert!(world.batch(&batch).iter().all(|answer| *answer == Ok(FsReply::Done)));
@@ -138,7 +137,7 @@ fn locks_are_bounded() {
     let (requests, answers): (Vec<_>, Vec<_>) = ops
         .into_iter()
         .enumerate()
-        .map(|(i, (op, answer))| (SessionRequest { request: first + i as u64, op }, answer))
+        .map(|(i, (op, answer))| (SessionRequest::new(first + i as u64, op), answer))
         .unzip();
     let batch = SessionBatch { session: world.session, acked_below: first, floor: 0, requests };
     assert_eq!(world.batch(&batch), answers);

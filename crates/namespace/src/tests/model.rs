@@ -269,6 +269,9 @@ impl Model {
             FsOp::RemoveXattr { inode, name } => {
                 self.node(*inode)?.xattrs.remove(name).ok_or(FsError::NoAttribute)?;
             }
+            FsOp::Delegate { .. } | FsOp::Undelegate { .. } | FsOp::Reserve { .. } => {
+                unreachable!("delegations have tests of their own")
+            }
             FsOp::Open { inode } => {
                 *self.node(*inode)?.handles.entry(session).or_default() += 1;
             }

@@ -21,10 +21,8 @@ fn put(text: &str) -> FsOp {
 }
 
 fn batch(session: SessionId, acked_below: u64, requests: &[(u64, &str)]) -> SessionBatch {
-    let requests = requests
-        .iter()
-        .map(|(request, text)| SessionRequest { request: *request, op: put(text) })
-        .collect();
+    let requests =
+        requests.iter().map(|(request, text)| SessionRequest::new(*request, put(text))).collect();
     SessionBatch { session, acked_below, floor: 0, requests }
 }
 

@@ -127,8 +127,17 @@ impl World {
     /// Carries out one operation of the current session. A failed one must leave no trace, and the same
     /// request again must give the same answer and change nothing.
     pub(super) fn perform(&mut self, op: FsOp) -> Result<FsReply, FsError> {
+        self.perform_with(op, None)
+    }
+
+    /// The same for what may have been done already.
+    pub(super) fn perform_with(
+        &mut self,
+        op: FsOp,
+        behind: Option<Behind>,
+    ) -> Result<FsReply, FsError> {
         let number = self.next_request.entry(self.session).or_insert(1);
-        let request = SessionRequest { request: *number, op };
+        let request = SessionRequest { behind, ..SessionRequest::new(*number, op) };
         let batch = SessionBatch {
             session: self.session,
             acked_below: *number,

@@ -40,4 +40,6 @@ pub enum ChangeKind {
     Rename,
     /// Another name for an inode.
     Link,
+    /// A directory was delegated: what others know of it and of its files ends here.
+    Delegate,
 }

@@ -61,6 +61,17 @@ pub enum FsError {
     /// Blocks of the content do not count; write them again under fresh ids and try again.
     #[error("{} blocks were refused", .0.len())]
     BlocksRefused(Vec<(BlockId, Refusal)>),
+    /// Another session holds a delegation of the directory; the leader calls it back and tries again.
+    #[error("directory {inode} is delegated to session {holder}")]
+    Delegated {
+        /// The directory.
+        inode: InodeId,
+        /// Who has it.
+        holder: SessionId,
+    },
+    /// A change that was made behind a delegation comes after its end.
+    #[error("the delegation has ended")]
+    Fenced,
     /// The session ended or never was.
     #[error("the session has ended")]
     NoSession,

@@ -7,6 +7,7 @@ use super::{
 use crate::ids::*;
 #[cfg(doc)]
 use crate::limits;
+use crate::units::Timestamp;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -196,6 +197,25 @@ pub enum FsOp {
         /// The process, for people.
         pid: u32,
     },
+    /// Asks for a delegation of a directory: until it is given back or called back, no other session's change
+    /// or question shows the directory or its files, so this session may change them and tell later
+    /// ([`Behind`]). `Delegated` when another session has it, `Invalid` for a directory that is `strict`.
+    /// Answer: `Attr`.
+    Delegate {
+        /// The directory.
+        inode: InodeId,
+    },
+    /// Gives a delegation back; nothing is fine. Answer: `Done`.
+    Undelegate {
+        /// The directory.
+        inode: InodeId,
+    },
+    /// Sets inode numbers aside for what this session creates behind delegations, at most
+    /// [`limits::NUMBERS_RESERVED_MAX`]. Answer: `Numbers`.
+    Reserve {
+        /// How many.
+        count: u32,
+    },
     /// Gives up what the owner holds in the range; nothing is fine. Answer: `Done`.
     Unlock {
         /// The inode.
@@ -218,6 +238,26 @@ pub struct SessionRequest {
     pub request: u64,
     /// What to do.
     pub op: FsOp,
+    /// The session did it already, behind a delegation, and tells now.
+    #[serde(default)]
+    pub behind: Option<Behind>,
+}
+
+/// What a session that holds a delegation has fixed already. A request with it is refused (`Fenced`) unless the
+/// session still holds the directory that the change is in: what another session did meanwhile stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// When it was done, by the session's clock: for file times.
+    pub at: Timestamp,
+    /// Number of the inode that is created, of those that were set aside, in ascending order.
+    pub inode: Option<InodeId>,
+}
+
+impl SessionRequest {
+    /// A request that is judged when it is applied.
+    pub fn new(request: u64, op: FsOp) -> Self {
+        SessionRequest { request, op, behind: None }
+    }
 }
 
 /// Requests of one session that travel in one log entry; each succeeds or fails by itself, in order.
@@ -240,4 +280,6 @@ pub enum FsReply {
     Done,
     /// Done; these are the attributes now.
     Attr(Attr),
+    /// Numbers that were set aside: from the first on, below the second.
+    Numbers(u64, u64),
 }

@@ -5,16 +5,20 @@
 //! longer than a lease or the caller's deadline.
 
 mod page;
+mod recalls;
 mod rules;
 
 pub(crate) use page::{Page, end, read};
 
+use crate::metadata::done;
 use crate::node::Node;
 use everhold_env::Clock;
 use everhold_namespace as namespace;
+use everhold_proto::command::Command;
 use everhold_proto::planted::{self, Bug};
-use everhold_proto::{Error, Kind, SessionId};
+use everhold_proto::{Error, InodeId, Kind, SessionId};
 use parking_lot::Mutex;
+use recalls::{Next, Recalls};
 use rules::{Rules, Verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,6 +29,7 @@ use tokio::time::Instant;
 /// that wait go by it.
 pub(crate) struct Feed {
     rules: Mutex<Rules>,
+    recalls: Mutex<Recalls>,
     /// Held while the rules of a new term are begun.
     beginning: tokio::sync::Mutex<()>,
     /// The highest position that an answer is about to show; followers wait for it.
@@ -36,8 +41,13 @@ pub(crate) struct Feed {
 impl Default for Feed {
     fn default() -> Self {
         let (noticed, progress) = (watch::Sender::new(0), watch::Sender::new(0));
-        let rules = Mutex::default();
-        Feed { rules, beginning: tokio::sync::Mutex::default(), noticed, progress }
+        Feed {
+            rules: Mutex::default(),
+            recalls: Mutex::default(),
+            beginning: tokio::sync::Mutex::default(),
+            noticed,
+            progress,
+        }
     }
 }
 
@@ -63,12 +73,44 @@ impl Feed {
 
     /// How long the lease lasts, from `received` on, that goes with records read after this call.
     pub(crate) fn grant(&self, session: SessionId, received: Instant) -> Duration {
-        self.rules.lock().grant(session, received)
+        let lease = self.rules.lock().grant(session, received);
+        // Who owes a delegation gets no lease beyond the call.
+        let end = self.recalls.lock().lease_end(session);
+        end.map_or(lease, |end| lease.min(end.saturating_duration_since(received)))
+    }
+
+    /// A holder of delegations follows: it lives.
+    pub(crate) fn lives(&self, session: SessionId, now: Instant) {
+        self.recalls.lock().followed(session, now);
+    }
+
+    /// Whether the session has not heard of a delegation that is called back.
+    pub(crate) fn has_recalls(&self, session: SessionId) -> bool {
+        self.recalls.lock().has_news(session)
+    }
+
+    /// The delegations that the session is to give back.
+    pub(crate) fn tell_recalls(&self, session: SessionId) -> Vec<InodeId> {
+        self.recalls.lock().tell(session)
+    }
+
+    /// The session has given a delegation back, or it was taken.
+    pub(crate) fn delegation_ended(&self, session: SessionId, inode: InodeId) {
+        self.recalls.lock().ended(session, inode);
+        self.moved();
+    }
+
+    /// Calls a delegation back; who follows is woken.
+    fn call_back(&self, holder: SessionId, inode: InodeId, now: Instant) {
+        if self.recalls.lock().call(holder, inode, now) {
+            self.noticed.send_modify(|_| {});
+        }
     }
 
     /// The session has ended by its own will: it answers nothing from its cache any more.
     pub(crate) fn forget(&self, session: SessionId) {
         self.rules.lock().forget(session);
+        self.recalls.lock().forget(session);
         self.moved();
     }
 
@@ -136,6 +178,41 @@ impl Node {
             false => {
                 let text = "other clients' caches may still show what was before";
                 Err(Error::new(Kind::Retry, text))
+            }
+        }
+    }
+
+    /// Waits until a delegation that is in the way has ended: given back, or taken when its holder's lease is
+    /// over and nothing comes.
+    pub(crate) async fn call_back(
+        &self,
+        inode: InodeId,
+        holder: SessionId,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.feed.call_back(holder, inode, self.env.clock.now());
+        let mut progress = self.feed.progress.subscribe();
+        loop {
+            let now = self.env.clock.now();
+            let next = self.feed.recalls.lock().next(holder, inode, now);
+            match next {
+                Next::Try => return Ok(()),
+                Next::Revoke => {
+                    tracing::info!(%inode, session = %holder, "a delegation ends without its holder");
+                    done(
+                        self.propose(Command::Revoke { inode, session: holder }, deadline).await?,
+                    )?;
+                    self.feed.delegation_ended(holder, inode);
+                    return Ok(());
+                }
+                Next::Wait(_) if now >= deadline => {
+                    let text = "another client has changes there that it has not told yet";
+                    return Err(Error::new(Kind::Retry, text));
+                }
+                Next::Wait(until) => {
+                    // Judged anew in the next round, whatever ended the wait.
+                    let _ = self.env.clock.until(until.min(deadline), progress.changed()).await;
+                }
             }
         }
     }

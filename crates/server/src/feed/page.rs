@@ -66,15 +66,15 @@ mod tests {
         entry(&mut kv, 1, |ctx| namespace::create_root(ctx).expect("in memory"));
         let open = |ctx: &mut Apply<'_>| namespace::sessions::open(ctx, "c", true);
         let session = entry(&mut kv, 2, open).expect("in memory");
-        let create = |request| SessionRequest {
-            request,
-            op: FsOp::Create {
+        let create = |request| {
+            let op = FsOp::Create {
                 parent: InodeId::ROOT,
                 name: Name::new(format!("f{request}")).expect("a name"),
                 kind: NewKind::File,
                 owner: Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 },
                 open: false,
-            },
+            };
+            SessionRequest::new(request, op)
         };
         let requests = (1..=5).map(create).collect();
         let batch = SessionBatch { session, acked_below: 1, floor: 0, requests };

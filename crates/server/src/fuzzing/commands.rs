@@ -68,7 +68,7 @@ impl Machine {
             owner: Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 },
             open: true,
         };
-        let requests = vec![SessionRequest { request: 1, op: file }];
+        let requests = vec![SessionRequest::new(1, file)];
         let batch = SessionBatch { session: SessionId(2), acked_below: 1, floor: 0, requests };
         machine.run(Command::Fs(batch));
         machine

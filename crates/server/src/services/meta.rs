@@ -6,7 +6,9 @@ use crate::metadata::{done, unexpected};
 use crate::node::Node;
 use everhold_namespace as namespace;
 use everhold_proto::command::{Answer, Command};
-use everhold_proto::fs::{ChangeRecord, FsAnswer, FsError, FsQuery};
+use everhold_proto::fs::{
+    ChangeRecord, FsAnswer, FsError, FsOp, FsQuery, FsReply, SessionBatch, SessionRequest,
+};
 use everhold_proto::kv::{KvRead, KvResult, get_row};
 use everhold_proto::limits::{
     BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, RPC_BYTES_MAX, SESSION_TTL_MS,
@@ -17,9 +19,11 @@ use everhold_proto::rpc::{
 };
 use everhold_proto::table::SessionRow;
 use everhold_proto::tables;
-use everhold_proto::{Error, Kind, SessionId};
+use everhold_proto::{Error, InodeId, Kind, SessionId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Longest name that a client gives itself.
 const CLIENT_NAME_BYTES_MAX: usize = 256;
@@ -68,18 +72,70 @@ impl Serve for EndSession {
 impl Serve for Execute {
     const CLASS: Class = Class::Metadata;
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Executed, Error> {
-        let (session, requests) = (self.0.session, self.0.requests.len());
-        check_batch(requests)?;
-        match node.propose(Command::Fs(self.0), call.deadline).await?.1 {
-            Answer::Fs { results, first, next } if results.len() == requests => {
-                seen(node, session);
-                call.give_place_back();
-                let settled = node.settle(next, Some(session), call.deadline).await;
+        let batch = self.0;
+        check_batch(batch.requests.len())?;
+        let mut known_first = true;
+        loop {
+            let (results, first, next) = propose_batch(node, &batch, call.deadline).await?;
+            call.give_place_back();
+            given_back(node, &batch);
+            let in_the_way = called_back_for(&batch, &results);
+            if in_the_way.is_empty() {
+                let settled = node.settle(next, Some(batch.session), call.deadline).await;
                 settled.map_err(made)?;
-                Ok(Executed { results, first, next })
+                // After several rounds the records of this batch are not all in one place.
+                let first = if known_first { first } else { next };
+                return Ok(Executed { results, first, next });
             }
-            other => Err(unexpected(&other)),
+            // What was done keeps its answer; what was not is tried again under the same number.
+            known_first = false;
+            let nothing_done = results.iter().all(|result| delegated(result).is_some());
+            for (inode, holder) in in_the_way {
+                let ended = node.call_back(inode, holder, call.deadline).await;
+                ended.map_err(|e| if nothing_done { e } else { made(e) })?;
+            }
         }
+    }
+}
+
+async fn propose_batch(
+    node: &Node,
+    batch: &SessionBatch,
+    deadline: Instant,
+) -> Result<(Vec<Result<FsReply, FsError>>, u64, u64), Error> {
+    match node.propose(Command::Fs(batch.clone()), deadline).await?.1 {
+        Answer::Fs { results, first, next } if results.len() == batch.requests.len() => {
+            seen(node, batch.session);
+            Ok((results, first, next))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Who waits for a delegation that this batch gave back may go on.
+fn given_back(node: &Node, batch: &SessionBatch) {
+    for request in &batch.requests {
+        if let FsOp::Undelegate { inode } = request.op {
+            node.feed.delegation_ended(batch.session, inode);
+        }
+    }
+}
+
+/// The delegations that are called back for a batch. Who asks for one itself is not worth that.
+fn called_back_for(
+    batch: &SessionBatch,
+    results: &[Result<FsReply, FsError>],
+) -> BTreeSet<(InodeId, SessionId)> {
+    let asks = |request: &SessionRequest| matches!(request.op, FsOp::Delegate { .. });
+    let others = batch.requests.iter().zip(results).filter(|(request, _)| !asks(request));
+    others.filter_map(|(_, result)| delegated(result)).collect()
+}
+
+/// The delegation that was in the way of a change or a question.
+fn delegated<T>(result: &Result<T, FsError>) -> Option<(InodeId, SessionId)> {
+    match result {
+        Err(FsError::Delegated { inode, holder }) => Some((*inode, *holder)),
+        _ => None,
     }
 }
 
@@ -87,10 +143,22 @@ impl Serve for Query {
     const CLASS: Class = Class::Metadata;
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Queried, Error> {
         check_batch(self.queries.len())?;
-        let answered = node.read(call.deadline, |kv, _| {
-            Ok(Queried { answers: answer_first(kv, &self.queries)?, next: feed::end(kv)? })
-        });
-        let answered = answered.await?;
+        let answered = loop {
+            let answered = node.read(call.deadline, |kv, _| {
+                let answers = answer_first(kv, &self.queries, self.session)?;
+                Ok(Queried { answers, next: feed::end(kv)? })
+            });
+            let answered = answered.await?;
+            let in_the_way: BTreeSet<_> = answered.answers.iter().filter_map(delegated).collect();
+            if in_the_way.is_empty() {
+                break answered;
+            }
+            // The holder's changes need places too.
+            call.give_place_back();
+            for (inode, holder) in in_the_way {
+                node.call_back(inode, holder, call.deadline).await?;
+            }
+        };
         // What it shows may not be acknowledged yet. It keeps its place: the answer may be large.
         node.settle(answered.next, self.session, call.deadline).await?;
         Ok(answered)
@@ -98,10 +166,14 @@ impl Serve for Query {
 }
 
 /// Answers as many of the questions, from the first on, as have room in one reply.
-fn answer_first(kv: &dyn KvRead, queries: &[FsQuery]) -> KvResult<Vec<Result<FsAnswer, FsError>>> {
+fn answer_first(
+    kv: &dyn KvRead,
+    queries: &[FsQuery],
+    asker: Option<SessionId>,
+) -> KvResult<Vec<Result<FsAnswer, FsError>>> {
     let (mut answers, mut bytes) = (Vec::with_capacity(queries.len()), REPLY_BYTES);
     for query in queries {
-        let answer = namespace::query(kv, query)?;
+        let answer = namespace::query_for(kv, query, asker)?;
         bytes += answer.as_ref().map_or(ERROR_BYTES, FsAnswer::bytes_max);
         if bytes > RPC_BYTES_MAX && !answers.is_empty() {
             break;
@@ -146,6 +218,7 @@ impl Serve for Follow {
         seen(node, self.session);
         node.begin_term(call.deadline).await?;
         node.feed.register(self.session, self.acked_below, end, received)?;
+        node.feed.lives(self.session, received);
         let wait = Duration::from_millis(self.wait_ms.min(FEED_WAIT_MS_MAX).into());
         let until = call.deadline.min(received + wait);
         let mut noticed = node.feed.noticed();
@@ -156,9 +229,11 @@ impl Serve for Follow {
             let page =
                 node.leading()?.read(|kv, _| feed::read(kv, self.from, self.limit as usize))?;
             let Page { records, next, reset, is_whole } = page;
-            if reset || !records.is_empty() || node.env.clock.now() >= until {
+            let is_news = reset || !records.is_empty() || node.feed.has_recalls(self.session);
+            if is_news || node.env.clock.now() >= until {
                 let lease_ms = if is_whole { lease.as_millis() as u32 } else { 0 };
-                return Ok(Followed { records, next, reset, lease_ms });
+                let recalls = node.feed.tell_recalls(self.session);
+                return Ok(Followed { records, next, reset, lease_ms, recalls });
             }
             // A record, or the end of the wait: both are looked at in the next round.
             let _ = node.env.clock.until(until, noticed.changed()).await;

@@ -95,7 +95,7 @@ fn commands_reach_their_halves() {
         owner: Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 },
         open: false,
     };
-    let requests = vec![SessionRequest { request: 1, op }];
+    let requests = vec![SessionRequest::new(1, op)];
     let batch = SessionBatch { session, acked_below: 1, floor: 0, requests };
     let first = machine.apply(Command::Fs(batch.clone()));
     let Answer::Fs { results, first, next } = first else { panic!("{first:?}") };

@@ -69,7 +69,7 @@ impl Inner {
     /// A request whose answer the client has is never carried out again.
     fn probe_settled_request(&mut self, index: LogIndex, batch: &SessionBatch) {
         let Some(first) = batch.requests.first() else { return };
-        let request = SessionRequest { request: batch.acked_below - 1, op: first.op.clone() };
+        let request = SessionRequest::new(batch.acked_below - 1, first.op.clone());
         let late = SessionBatch { requests: vec![request], ..batch.clone() };
         let answer = self.ask(&mut self.replica.kv.clone(), Command::Fs(late));
         let Some(Answer::Fs { results, .. }) = answer else { return };

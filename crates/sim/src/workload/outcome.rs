@@ -26,11 +26,14 @@ pub(crate) fn judge<T>(result: Result<T, ClientError>) -> Judged<T> {
         Err(error) => error,
     };
     match error.fs() {
-        Some(FsError::MaybeApplied | FsError::NoSession) => Judged::Unknown(error.to_string()),
+        Some(FsError::MaybeApplied | FsError::NoSession | FsError::Fenced) => {
+            Judged::Unknown(error.to_string())
+        }
         // These depend on more than the object.
         Some(
             FsError::NoSpace
             | FsError::WindowExceeded
+            | FsError::Delegated { .. }
             | FsError::BlocksRefused(_)
             | FsError::Stale { .. },
         ) => Judged::Failed(error.to_string()),

@@ -169,7 +169,7 @@ impl Ops {
         };
         match self.client.execute(op).await? {
             everhold_proto::fs::FsReply::Attr(attr) => learned.push(attr),
-            everhold_proto::fs::FsReply::Done => {}
+            everhold_proto::fs::FsReply::Done | everhold_proto::fs::FsReply::Numbers(..) => {}
         }
         Ok(TreeOutput::Done)
     }

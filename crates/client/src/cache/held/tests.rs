@@ -53,7 +53,7 @@ fn named(session: SessionId, inode: InodeId, at: &'static str) -> ChangeRecord {
 fn followed(first: u64, records: Vec<ChangeRecord>) -> Followed {
     let records: Vec<_> = (first..).zip(records).collect();
     let next = first + records.len() as u64;
-    Followed { records, next, reset: false, lease_ms: 500 }
+    Followed { records, next, reset: false, lease_ms: 500, recalls: Vec::new() }
 }
 
 struct Cached {
@@ -65,8 +65,16 @@ impl Cached {
     /// A cache that has applied all records below 10, with a lease.
     fn new() -> Self {
         let (mut held, now) = (Held::new(100, 100), Instant::now());
-        let news =
-            held.apply(&Followed { records: Vec::new(), next: 10, reset: true, lease_ms: 500 }, ME);
+        let news = held.apply(
+            &Followed {
+                records: Vec::new(),
+                next: 10,
+                reset: true,
+                lease_ms: 500,
+                recalls: Vec::new(),
+            },
+            ME,
+        );
         assert!(news.everything);
         held.extend(now + Duration::from_millis(450));
         Cached { held, now }
@@ -253,7 +261,8 @@ fn a_reset_forgets_everything() {
     let mut cached = Cached::new();
     cached.learn_attr(3, 10);
     cached.look_up(10, None);
-    let reset = Followed { records: Vec::new(), next: 50, reset: true, lease_ms: 500 };
+    let reset =
+        Followed { records: Vec::new(), next: 50, reset: true, lease_ms: 500, recalls: Vec::new() };
     assert!(cached.held.apply(&reset, ME).everything);
     assert_eq!(cached.held.cursor(), 50);
     assert_eq!((cached.version(), cached.entry()), (None, None));

@@ -3,6 +3,7 @@
 
 use super::overlay::Overlay;
 use super::{OpenFile, too_busy};
+use crate::behind::Rewrite;
 use crate::blocks::{Part, Written};
 use crate::client::Client;
 use crate::error::{ClientError, Result};
@@ -134,7 +135,7 @@ impl Client {
         let end = inline.iter().map(Extent::end);
         let blocks = batch.whole.iter().chain(&batch.packed);
         let end = end.chain(blocks.map(|(at, bytes)| at + bytes.len() as u64)).max().unwrap_or(0);
-        let commit = |mut content: Content| {
+        let commit = move |mut content: Content| {
             content.extents.extend(inline.iter().cloned());
             content.extents.sort_by_key(|e| e.offset);
             FsOp::Commit {
@@ -172,7 +173,16 @@ impl Client {
             writes.push(self.write_parts_of_block(policy, offset, bytes, parts, permit, deadline));
         }
         let written = try_join_all(writes).await?;
-        self.commit(policy, written, deadline, commit).await
+        let Some(behind) = &self.behind else {
+            return self.commit(policy, written, deadline, commit).await;
+        };
+        let rewrite = Rewrite { policy, written, make: Box::new(commit) };
+        match behind.commit(self, inode, rewrite, deadline).await {
+            Ok(attr) => Ok(attr),
+            Err(Rewrite { written, make, .. }) => {
+                self.commit(policy, written, deadline, make).await
+            }
+        }
     }
 
     async fn write_parts_of_block(

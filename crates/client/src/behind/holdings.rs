@@ -1,0 +1,333 @@
+//! The directories that this client holds, and what it knows of what is in them. Pure.
+//!
+//! **Invariant:** the row of a held directory and all its names are exactly what the replicas will have when they
+//! are told everything. Of a file in it that holds for what [`Known`] says.
+
+use super::queue::inline_bytes;
+#[cfg(test)]
+use bytes::Bytes;
+use everhold_namespace::Shadow;
+use everhold_proto::fs::{
+    Attr, Behind as Then, Content, FileKind, FsAnswer, FsError, FsOp, FsQuery, FsReply, Name,
+};
+use everhold_proto::units::Timestamp;
+use everhold_proto::{InodeId, SessionId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Bytes of content that are kept to be read again.
+const CONTENT_MAX: usize = 64 << 20;
+/// Numbers that are left when more are asked for.
+const NUMBERS_LOW: u64 = 1024;
+
+/// What is known of an inode that is no directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// All of it: it was created here.
+    Whole,
+    /// Its attributes and its extended attributes; the content is elsewhere.
+    Row,
+    /// Its attributes: it was listed.
+    Listed,
+}
+
+#[derive(Debug)]
+pub(super) struct Holdings {
+    shadow: Shadow,
+    directories: BTreeSet<InodeId>,
+    files: BTreeMap<InodeId, Known>,
+    /// Those of the files that lost their name here, and the cluster has not heard of it yet.
+    gone: BTreeSet<InodeId>,
+    numbers: VecDeque<(u64, u64)>,
+    content_bytes: usize,
+}
+
+/// A change that was made here.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) reply: FsReply,
+    pub(super) then: Then,
+    /// Inodes that it bears on.
+    pub(super) touched: Vec<InodeId>,
+}
+
+impl Holdings {
+    pub(super) fn new(session: SessionId) -> Self {
+        Holdings {
+            shadow: Shadow::new(session),
+            directories: BTreeSet::new(),
+            files: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            numbers: VecDeque::new(),
+            content_bytes: 0,
+        }
+    }
+
+    /// Whether a directory is held.
+    pub(super) fn has(&self, directory: InodeId) -> bool {
+        self.directories.contains(&directory)
+    }
+
+    pub(super) fn directories(&self) -> Vec<InodeId> {
+        self.directories.iter().copied().collect()
+    }
+
+    /// Inodes that it keeps.
+    pub(super) fn len(&self) -> usize {
+        self.directories.len() + self.files.len()
+    }
+
+    /// What is known of a file that has its name.
+    pub(super) fn file(&self, inode: InodeId) -> Option<Known> {
+        self.files.get(&inode).copied().filter(|_| !self.gone.contains(&inode))
+    }
+
+    /// Whether anything is known of a file, with or without a name.
+    pub(super) fn has_file(&self, inode: InodeId) -> bool {
+        self.files.contains_key(&inode)
+    }
+
+    /// Whether all of a file is here.
+    pub(super) fn is_whole(&self, inode: InodeId) -> bool {
+        self.files.get(&inode) == Some(&Known::Whole)
+    }
+
+    /// The directory that a file or directory is in.
+    pub(super) fn parent(&self, inode: InodeId) -> Option<InodeId> {
+        self.shadow.parent(inode)
+    }
+
+    pub(super) fn has_xattrs(&self, inode: InodeId) -> bool {
+        self.shadow.has_xattrs(inode)
+    }
+
+    /// The attributes of an inode that is known.
+    pub(super) fn attr(&self, inode: InodeId) -> Option<Attr> {
+        let is_known = self.has(inode) || self.files.contains_key(&inode);
+        self.shadow.attr(inode).filter(|_| is_known)
+    }
+
+    /// What a name stands for in a directory that is held.
+    pub(super) fn entry(&self, parent: InodeId, name: &Name) -> Option<(InodeId, FileKind)> {
+        self.shadow.entry(parent, name)
+    }
+
+    pub(super) fn entries(
+        &self,
+        parent: InodeId,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Vec<(Name, InodeId, FileKind)> {
+        self.shadow.entries(parent, after, limit)
+    }
+
+    /// Answers a question about what is known.
+    pub(super) fn ask(&self, question: &FsQuery) -> Result<FsAnswer, FsError> {
+        self.shadow.ask(question)
+    }
+
+    /// Whether an inode lacks an extended attribute; `None`: not known.
+    pub(super) fn lacks(&self, inode: InodeId, name: &[u8]) -> Option<bool> {
+        let is_known =
+            self.has(inode) || matches!(self.files.get(&inode), Some(Known::Whole | Known::Row));
+        is_known.then(|| !self.has_xattrs(inode) || self.shadow.xattr(inode, name).is_none())
+    }
+
+    /// A directory without extended attributes is held from now on.
+    pub(super) fn take_in(&mut self, attr: &Attr, entries: &[(Name, Attr)]) {
+        // What is known of its files from before, such as of one without a name, stays.
+        let is_new = |child: &Attr| !self.files.contains_key(&child.inode);
+        let new: Vec<&(Name, Attr)> = entries.iter().filter(|(_, child)| is_new(child)).collect();
+        debug_assert_eq!(new.len(), entries.len(), "files of a directory that was not held");
+        for (_, child) in &new {
+            if Shadow::takes(child) {
+                self.files.insert(child.inode, Known::Listed);
+            }
+        }
+        self.shadow.take_in(attr, entries);
+        self.directories.insert(attr.inode);
+    }
+
+    /// A directory is not held any more, and what is known of its files is not right for long.
+    pub(super) fn drop_directory(&mut self, inode: InodeId) {
+        if !self.directories.remove(&inode) {
+            return;
+        }
+        for (_, child, _) in self.shadow.entries(inode, None, usize::MAX) {
+            if !self.directories.contains(&child) {
+                self.forget(child);
+            }
+        }
+        self.shadow.forget_directory(inode);
+    }
+
+    /// A file may not be as it is known any more.
+    pub(super) fn forget(&mut self, inode: InodeId) {
+        if self.files.remove(&inode).is_some() {
+            self.gone.remove(&inode);
+            self.shadow.forget(inode);
+        }
+    }
+
+    pub(super) fn add_numbers(&mut self, from: u64, to: u64) {
+        self.numbers.push_back((from, to));
+    }
+
+    pub(super) fn has_number(&self) -> bool {
+        !self.numbers.is_empty()
+    }
+
+    /// Whether more numbers should be asked for.
+    pub(super) fn needs_numbers(&self) -> bool {
+        self.numbers.iter().map(|(from, to)| to - from).sum::<u64>() < NUMBERS_LOW
+    }
+
+    /// Makes a change that was planned to be made here.
+    pub(super) fn perform(&mut self, op: &FsOp, at: Timestamp) -> Result<Done, FsError> {
+        let creates = matches!(op, FsOp::Create { .. });
+        let number = self.numbers.front().filter(|_| creates).map(|(from, _)| InodeId(*from));
+        let then = Then { at, inode: number };
+        let mut touched = mentioned(op);
+        let named = self.named(op);
+        touched.extend(named.iter().map(|(inode, _)| *inode));
+        let reply = self.shadow.perform(op, &then)?;
+        if let Some(InodeId(number)) = number {
+            self.used(number);
+        }
+        match (op, &reply) {
+            (FsOp::Create { .. }, FsReply::Attr(attr)) => {
+                touched.push(attr.inode);
+                self.created(attr);
+            }
+            (FsOp::Commit { content, .. }, _) => self.content_bytes += inline_bytes(content),
+            _ => {}
+        }
+        for (inode, kind) in named {
+            self.may_be_gone(inode, kind);
+        }
+        Ok(Done { reply, then, touched })
+    }
+
+    /// An empty file that is known gets content in blocks; `None`: it is not one.
+    pub(super) fn fill(
+        &mut self,
+        inode: InodeId,
+        size: u64,
+        content: &Content,
+        at: Timestamp,
+    ) -> Option<Done> {
+        if !matches!(self.file(inode)?, Known::Whole | Known::Row) {
+            return None;
+        }
+        let allocated = content.extents.iter().map(|extent| extent.length).sum();
+        let attr = self.shadow.fill(inode, size, allocated, at)?;
+        self.files.insert(inode, Known::Row);
+        let then = Then { at, inode: None };
+        Some(Done { reply: FsReply::Attr(attr), then, touched: vec![inode] })
+    }
+
+    /// The cluster has heard of everything about these inodes.
+    pub(super) fn told(&mut self, inodes: &[InodeId]) {
+        for inode in inodes {
+            if self.gone.contains(inode) {
+                self.forget(*inode);
+            }
+        }
+    }
+
+    /// Content that the cluster has need not be kept when it is too much.
+    pub(super) fn trim(&mut self, is_untold: impl Fn(InodeId) -> bool) {
+        if self.content_bytes < CONTENT_MAX {
+            return;
+        }
+        self.content_bytes = 0;
+        for (inode, known) in &mut self.files {
+            if *known == Known::Whole && !self.gone.contains(inode) {
+                if is_untold(*inode) {
+                    self.content_bytes += self.shadow.attr(*inode).map_or(0, |a| a.size as usize);
+                    continue;
+                }
+                let is_file = self.shadow.attr(*inode).is_some_and(|a| a.kind == FileKind::File);
+                if is_file {
+                    self.shadow.forget_content(*inode);
+                    *known = Known::Row;
+                }
+            }
+        }
+        // More than half of it untold is no reason to look again with each change.
+        self.content_bytes = self.content_bytes.min(CONTENT_MAX / 2);
+    }
+
+    /// Inodes whose names an operation takes away or moves.
+    fn named(&self, op: &FsOp) -> Vec<(InodeId, FileKind)> {
+        let names = match op {
+            FsOp::Unlink { parent, name, .. } | FsOp::Rmdir { parent, name } => {
+                vec![(*parent, name)]
+            }
+            FsOp::Rename { parent, name, new_parent, new_name, .. } => {
+                vec![(*parent, name), (*new_parent, new_name)]
+            }
+            _ => Vec::new(),
+        };
+        names.into_iter().filter_map(|(parent, name)| self.entry(parent, name)).collect()
+    }
+
+    fn created(&mut self, attr: &Attr) {
+        match attr.kind {
+            FileKind::Directory => drop(self.directories.insert(attr.inode)),
+            _ => drop(self.files.insert(attr.inode, Known::Whole)),
+        }
+    }
+
+    fn may_be_gone(&mut self, inode: InodeId, kind: FileKind) {
+        let attr = self.shadow.attr(inode);
+        match (kind, attr.map(|attr| attr.nlink)) {
+            (FileKind::Directory, Some(0) | None) => drop(self.directories.remove(&inode)),
+            (FileKind::Directory, Some(_)) => {}
+            (_, Some(0)) => drop(self.gone.insert(inode)),
+            (_, None) => self.forget(inode),
+            (_, Some(_)) => {}
+        }
+    }
+
+    fn used(&mut self, number: u64) {
+        if let Some((from, to)) = self.numbers.front_mut() {
+            *from = number + 1;
+            if from >= to {
+                self.numbers.pop_front();
+            }
+        }
+    }
+
+    /// The value of an extended attribute that is known, for tests.
+    #[cfg(test)]
+    pub(super) fn xattr(&self, inode: InodeId, name: &[u8]) -> Option<Bytes> {
+        self.shadow.xattr(inode, name)
+    }
+}
+
+/// Inodes that an operation names.
+pub(super) fn mentioned(op: &FsOp) -> Vec<InodeId> {
+    match op {
+        FsOp::Create { parent, .. }
+        | FsOp::PutFile { parent, .. }
+        | FsOp::CreateUnnamed { parent, .. }
+        | FsOp::Unlink { parent, .. }
+        | FsOp::Rmdir { parent, .. } => vec![*parent],
+        FsOp::Rename { parent, new_parent, .. } => vec![*parent, *new_parent],
+        FsOp::Link { inode, parent, .. } => vec![*inode, *parent],
+        FsOp::CloneRange { source, target, .. } => vec![*source, *target],
+        FsOp::Commit { inode, .. }
+        | FsOp::Fold { inode, .. }
+        | FsOp::Punch { inode, .. }
+        | FsOp::SetAttr { inode, .. }
+        | FsOp::SetXattr { inode, .. }
+        | FsOp::RemoveXattr { inode, .. }
+        | FsOp::Open { inode }
+        | FsOp::Release { inode }
+        | FsOp::Lock { inode, .. }
+        | FsOp::Unlock { inode, .. }
+        | FsOp::Delegate { inode }
+        | FsOp::Undelegate { inode } => vec![*inode],
+        FsOp::Reserve { .. } => Vec::new(),
+    }
+}

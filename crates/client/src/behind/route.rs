@@ -1,0 +1,303 @@
+//! Changes and questions: here, or by the leader.
+
+use super::holdings::{Done, mentioned};
+use super::plan::{Plan, Reply, asked, is_vague};
+use super::queue::Rewrite;
+use super::{Behind, HELD_MAX, State};
+use crate::client::Client;
+use crate::error::{ClientError, Result, unexpected};
+use everhold_env::Clock;
+use everhold_proto::fs::{Attr, FsAnswer, FsError, FsOp, FsQuery, FsReply, Name};
+use everhold_proto::{InodeId, Kind};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Directories that are taken for one change, one after the other.
+const TAKES_MAX: usize = 2;
+
+/// What was decided on a change.
+enum Step {
+    Made(Result<FsReply, FsError>),
+    /// The leader makes it, once this is told.
+    Ask(Option<u64>),
+    Take(InodeId),
+    Numbers,
+}
+
+impl Behind {
+    /// Makes a change, here or by the leader.
+    pub(crate) async fn execute(
+        &self,
+        client: &Arc<Client>,
+        op: FsOp,
+        deadline: Instant,
+    ) -> Result<FsReply> {
+        let clock = &client.env.clock;
+        let mut takes = 0;
+        loop {
+            self.until_room(clock, deadline).await?;
+            let gate = clock.until(deadline, self.gate.read()).await?;
+            match self.step(client, &op, takes < TAKES_MAX) {
+                Step::Made(result) => {
+                    self.work.notify_one();
+                    return result.map_err(ClientError::Fs);
+                }
+                Step::Ask(wait) => {
+                    if let Some(wait) = wait {
+                        self.until_told(clock, wait, deadline).await?;
+                    }
+                    let reply = client.execute_queued(op, deadline).await?;
+                    self.moved(&reply, clock.now());
+                    return Ok(reply);
+                }
+                Step::Take(directory) => {
+                    drop(gate);
+                    takes += 1;
+                    self.take(client, directory, deadline).await;
+                }
+                Step::Numbers => {
+                    drop(gate);
+                    self.reserve(client, deadline).await?;
+                }
+            }
+        }
+    }
+
+    fn step(&self, client: &Client, op: &FsOp, may_take: bool) -> Step {
+        let now = client.env.clock.now();
+        let mut state = self.state.lock();
+        let holds = client.holds_at(now);
+        let plan = match holds {
+            true => state.holdings.plan(op),
+            false => state.holdings.plan_without_lease(op),
+        };
+        match plan {
+            Plan::Here if needs_number(op) && !state.holdings.has_number() => Step::Numbers,
+            Plan::Here => Step::Made(state.make(op, client.env.clock.wall(), now)),
+            Plan::Take(directory) => match may_take && state.heat.may_take(directory, now) {
+                true => Step::Take(directory),
+                false => {
+                    let parents = mentioned(op);
+                    parents.into_iter().for_each(|parent| state.give_back(parent, now));
+                    Step::Ask(state.wait_for(op))
+                }
+            },
+            Plan::Elsewhere => {
+                let directory = changed_directory(op).filter(|_| holds && may_take);
+                match directory.filter(|directory| state.heat.warm(*directory, now)) {
+                    Some(directory) => Step::Take(directory),
+                    None => Step::Ask(state.wait_for(op)),
+                }
+            }
+            Plan::Leader { give_back, forget } => {
+                let wait = state.wait_for(op);
+                give_back.into_iter().for_each(|inode| state.give_back(inode, now));
+                let given_back = state.wait_for(op);
+                forget.into_iter().for_each(|inode| state.holdings.forget(inode));
+                Step::Ask(wait.max(given_back))
+            }
+        }
+    }
+
+    /// A directory that the leader moved for this client is not where it is known to be.
+    fn moved(&self, reply: &FsReply, now: Instant) {
+        let FsReply::Attr(attr) = reply else { return };
+        let mut state = self.state.lock();
+        if state.holdings.has(attr.inode) {
+            state.give_back(attr.inode, now);
+        }
+    }
+
+    /// Makes blocks that were written part of an empty file that is known here. Gives them back when it is
+    /// not.
+    pub(crate) async fn commit(
+        &self,
+        client: &Client,
+        inode: InodeId,
+        mut rewrite: Rewrite,
+        deadline: Instant,
+    ) -> Result<Attr, Rewrite> {
+        if self.until_room(&client.env.clock, deadline).await.is_err() {
+            return Err(rewrite);
+        }
+        let now = client.env.clock.now();
+        let mut state = self.state.lock();
+        if !client.holds_at(now) {
+            return Err(rewrite);
+        }
+        let op = (rewrite.make)(crate::file::content_of(&rewrite.written));
+        let FsOp::Commit { content, size_at_least, .. } = &op else { return Err(rewrite) };
+        let end = content.extents.last().map_or(0, |extent| extent.end());
+        let (size, at) = (end.max(*size_at_least), client.env.clock.wall());
+        let Some(done) = state.holdings.fill(inode, size, content, at) else {
+            return Err(rewrite);
+        };
+        let Done { reply, then, touched } = done;
+        // The queue bounds its own bytes; blocks on their way need the memory.
+        rewrite.written.iter_mut().for_each(|written| written.memory = None);
+        state.queue.push(op, Some(then), touched, Some(rewrite), now);
+        drop(state);
+        self.work.notify_one();
+        match reply {
+            FsReply::Attr(attr) => Ok(attr),
+            FsReply::Done | FsReply::Numbers(..) => unreachable!("a fill answers with attributes"),
+        }
+    }
+
+    /// Answers a question, here or by the leader.
+    pub(crate) async fn query(
+        &self,
+        client: &Arc<Client>,
+        question: FsQuery,
+        deadline: Instant,
+    ) -> Result<FsAnswer> {
+        let now = client.env.clock.now();
+        let reply = match client.holds_at(now) {
+            true => self.state.lock().holdings.reply(&question),
+            false => Reply::Elsewhere,
+        };
+        match reply {
+            Reply::Here(answer) => answer.map_err(ClientError::Fs),
+            Reply::Elsewhere => self.ask(client, question, deadline).await,
+            Reply::Instead(question) => self.ask(client, question, deadline).await,
+            Reply::Listing { entries, more } => {
+                self.complete(client, entries, more, deadline).await
+            }
+        }
+    }
+
+    /// Asks the leader, after it was told what may bear on the answer.
+    async fn ask(
+        &self,
+        client: &Arc<Client>,
+        question: FsQuery,
+        deadline: Instant,
+    ) -> Result<FsAnswer> {
+        let wait = {
+            let state = self.state.lock();
+            match asked(&question) {
+                Some(inodes) => state.queue.last(&inodes),
+                None => state.queue.newest(),
+            }
+        };
+        if let Some(wait) = wait {
+            self.until_told(&client.env.clock, wait, deadline).await?;
+        }
+        let mut answer = client.query_queued(question, deadline).await?;
+        if client.holds_at(client.env.clock.now()) {
+            self.state.lock().holdings.amend(&mut answer);
+        }
+        Ok(answer)
+    }
+
+    /// A listing whose missing attributes are asked for. What is gone by then is left out.
+    async fn complete(
+        &self,
+        client: &Arc<Client>,
+        entries: Vec<(Name, InodeId, Option<Attr>)>,
+        more: bool,
+        deadline: Instant,
+    ) -> Result<FsAnswer> {
+        let missing = entries.iter().filter(|(_, _, attr)| attr.is_none());
+        let asked = missing
+            .map(|(_, inode, _)| self.ask(client, FsQuery::Attr { inode: *inode }, deadline));
+        let mut answers = futures_util::future::join_all(asked).await.into_iter();
+        let mut complete = Vec::with_capacity(entries.len());
+        for (name, _, attr) in entries {
+            match attr {
+                Some(attr) => complete.push((name, attr)),
+                None => match answers.next() {
+                    Some(Ok(FsAnswer::Attr(attr))) => complete.push((name, attr)),
+                    Some(Err(e)) if e.is_not_found() => {}
+                    Some(Err(e)) => return Err(e),
+                    Some(Ok(_)) | None => return Err(unexpected("a question for attributes")),
+                },
+            }
+        }
+        Ok(FsAnswer::Entries { entries: complete, more })
+    }
+
+    /// Waits until a change was told.
+    pub(super) async fn until_told(
+        &self,
+        clock: &Clock,
+        number: u64,
+        deadline: Instant,
+    ) -> Result<()> {
+        loop {
+            // Registered before looking, so that nothing is missed.
+            let mut told = std::pin::pin!(self.told.notified());
+            told.as_mut().enable();
+            {
+                let mut state = self.state.lock();
+                if state.queue.is_told(number) {
+                    return Ok(());
+                }
+                state.queue.hurry(number);
+            }
+            self.work.notify_one();
+            let late = |_| {
+                ClientError::new(
+                    Kind::Retry,
+                    "earlier changes could not be told to the cluster in time",
+                )
+            };
+            clock.until(deadline, told).await.map_err(late)?;
+        }
+    }
+
+    async fn until_room(&self, clock: &Clock, deadline: Instant) -> Result<()> {
+        loop {
+            let mut told = std::pin::pin!(self.told.notified());
+            told.as_mut().enable();
+            if !self.state.lock().queue.is_full() {
+                return Ok(());
+            }
+            self.work.notify_one();
+            let late = |_| ClientError::new(Kind::Retry, "too many changes wait for the cluster");
+            clock.until(deadline, told).await.map_err(late)?;
+        }
+    }
+}
+
+impl State {
+    /// Makes a change here, and notes it to be told.
+    fn make(
+        &mut self,
+        op: &FsOp,
+        wall: everhold_proto::units::Timestamp,
+        now: Instant,
+    ) -> Result<FsReply, FsError> {
+        let Done { reply, then, touched } = self.holdings.perform(op, wall)?;
+        self.push(op.clone(), Some(then), touched, now);
+        if self.holdings.len() > HELD_MAX {
+            self.give_back_all(now);
+        }
+        let queue = &self.queue;
+        self.holdings.trim(|inode| queue.last(&[inode]).is_some());
+        Ok(reply)
+    }
+
+    /// What must be told before the leader makes a change.
+    fn wait_for(&self, op: &FsOp) -> Option<u64> {
+        match is_vague(op) {
+            true => self.queue.newest(),
+            false => self.queue.last(&mentioned(op)),
+        }
+    }
+}
+
+fn needs_number(op: &FsOp) -> bool {
+    matches!(op, FsOp::Create { .. })
+}
+
+/// The directory that it would be good to hold for such a change.
+fn changed_directory(op: &FsOp) -> Option<InodeId> {
+    match op {
+        FsOp::Create { parent, .. }
+        | FsOp::Unlink { parent, .. }
+        | FsOp::Rmdir { parent, .. }
+        | FsOp::Rename { parent, .. } => Some(*parent),
+        _ => None,
+    }
+}

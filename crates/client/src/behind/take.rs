@@ -1,0 +1,134 @@
+//! Taking a directory: the delegation, its entries, and numbers for what will be created in it.
+
+use super::{Behind, COOL, State};
+use crate::client::Client;
+use crate::error::{ClientError, Result, unexpected};
+use everhold_proto::InodeId;
+use everhold_proto::fs::{Attr, FsAnswer, FsOp, FsQuery, FsReply, Name};
+use everhold_proto::limits::PAGE_ENTRIES_MAX;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Changes under way are waited for so long; otherwise it is tried another time.
+const GATE: Duration = Duration::from_millis(100);
+/// All of it takes so long at most: other changes wait meanwhile.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Entries of a directory that is worth it: as many are fetched in some tens of milliseconds.
+const ENTRIES_MAX: usize = 20_000;
+/// A directory that is too large or has access control lists is not tried again for so long.
+const UNFIT: Duration = Duration::from_secs(60);
+/// Numbers that are asked for at once.
+const NUMBERS: u32 = 4096;
+
+impl Behind {
+    /// Tries to hold a directory. If that fails the leader goes on making its changes, and after a while it is
+    /// tried again.
+    pub(super) async fn take(&self, client: &Arc<Client>, directory: InodeId, deadline: Instant) {
+        let clock = client.env.clock;
+        let Ok(_gate) = clock.within(GATE, self.gate.write()).await else { return };
+        let begun = clock.now();
+        let limit = deadline.min(begun + LIMIT);
+        let (waits, before) = {
+            let state = self.state.lock();
+            if state.holdings.has(directory) {
+                return;
+            }
+            (state.queue.last(&[directory]), (state.session, state.disturbed))
+        };
+        if let Some(number) = waits
+            && self.until_told(&clock, number, limit).await.is_err()
+        {
+            return;
+        }
+        let numbers = async {
+            if self.state.lock().holdings.needs_numbers() {
+                self.reserve(client, limit).await
+            } else {
+                Ok(())
+            }
+        };
+        let delegate = client.execute_queued(FsOp::Delegate { inode: directory }, limit);
+        let (numbers, delegated) = tokio::join!(numbers, delegate);
+        let taken = match (numbers, delegated) {
+            (Ok(()), Ok(FsReply::Attr(attr))) => self.list(client, attr, limit).await,
+            (Err(e), _) | (_, Err(e)) => Err(e),
+            (_, Ok(_)) => Err(unexpected("a delegation")),
+        };
+        let now = clock.now();
+        let mut state = self.state.lock();
+        let undisturbed =
+            (state.session, state.disturbed) == before && client.session_id() == before.0;
+        match taken {
+            Ok(Some((attr, entries))) if undisturbed && client.holds_at(now) => {
+                tracing::debug!(%directory, entries = entries.len(), "a directory is held");
+                state.holdings.take_in(&attr, &entries);
+            }
+            Ok(found) => state.leave(directory, if found.is_none() { UNFIT } else { COOL }, now),
+            Err(e) => {
+                tracing::debug!(%directory, error = %e, "a directory could not be held");
+                state.leave(directory, COOL, now);
+            }
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// The directory with its entries; `None`: it is not fit to be held.
+    async fn list(
+        &self,
+        client: &Arc<Client>,
+        attr: Attr,
+        limit: Instant,
+    ) -> Result<Option<(Attr, Vec<(Name, Attr)>)>> {
+        if attr.size > ENTRIES_MAX as u64 {
+            return Ok(None);
+        }
+        let inode = attr.inode;
+        let page = |after| FsQuery::ReadDir { inode, after, limit: PAGE_ENTRIES_MAX as u32 };
+        let lists = client.query_queued(FsQuery::ListXattr { inode }, limit);
+        let (lists, first) = tokio::join!(lists, client.query_queued(page(None), limit));
+        match lists? {
+            FsAnswer::Names(names) if names.is_empty() => {}
+            FsAnswer::Names(_) => return Ok(None),
+            _ => return Err(unexpected("a question for the names of attributes")),
+        }
+        let (mut all, mut answer) = (Vec::new(), first?);
+        loop {
+            let FsAnswer::Entries { entries, more } = answer else {
+                return Err(unexpected("a listing"));
+            };
+            all.extend(entries);
+            let last = all.last().map(|(name, _)| name.clone()).filter(|_| more);
+            let Some(last) = last else { break };
+            answer = client.query_queued(page(Some(last)), limit).await?;
+        }
+        // It is the listing of the directory that was delegated, or something is very wrong.
+        Ok((all.len() as u64 == attr.size).then_some((attr, all)))
+    }
+
+    /// Sets numbers aside for what will be created.
+    pub(super) async fn reserve(&self, client: &Arc<Client>, deadline: Instant) -> Result<()> {
+        let session = client.session_id();
+        match client.execute_queued(FsOp::Reserve { count: NUMBERS }, deadline).await? {
+            FsReply::Numbers(from, to) => {
+                let mut state = self.state.lock();
+                if state.session == session && client.session_id() == session {
+                    state.holdings.add_numbers(from, to);
+                    return Ok(());
+                }
+                let text = "the session ended meanwhile";
+                Err(ClientError::new(everhold_proto::Kind::Retry, text))
+            }
+            FsReply::Done | FsReply::Attr(_) => Err(unexpected("a question for numbers")),
+        }
+    }
+}
+
+impl State {
+    /// A directory is not held after all; the delegation may have been given.
+    fn leave(&mut self, directory: InodeId, cool: Duration, now: Instant) {
+        self.heat.cool(directory, now + cool);
+        self.give_back(directory, now);
+    }
+}
