@@ -51,6 +51,8 @@ pub(crate) struct Behind {
     work: Notify,
     /// Changes by the leader hold it shared; while a directory is taken, there are none.
     gate: RwLock<()>,
+    /// Held while numbers are asked for.
+    reserving: tokio::sync::Mutex<()>,
 }
 
 struct State {
@@ -79,6 +81,7 @@ impl Behind {
             told: Notify::new(),
             work: Notify::new(),
             gate: RwLock::new(()),
+            reserving: tokio::sync::Mutex::default(),
         }
     }
 
@@ -224,6 +227,12 @@ impl Client {
     pub(crate) fn holds_at(&self, now: Instant) -> bool {
         let until = self.cache.as_ref().and_then(|cache| cache.lease_until());
         until.is_some_and(|until| now < until)
+    }
+
+    /// Whether a directory is held: changes of it are made here, and told later.
+    pub fn holds_directory(&self, inode: InodeId) -> bool {
+        let holds = |behind: &Arc<Behind>| behind.state.lock().holdings.has(inode);
+        self.holds_at(self.env.clock.now()) && self.behind.as_ref().is_some_and(holds)
     }
 
     /// Waits until everything that this client did to an inode is with the cluster: durable, and seen by all.

@@ -9,12 +9,13 @@
 //! answer of this client has shown (its own changes included). So nobody who uses one client sees time go back.
 //!
 //! Reading order: `keys` (what a change touches), `generations` (bounded maps), `held` (the cache, pure),
-//! `follow` (the task that keeps it), `reads` (the questions).
+//! `follow` (the task that keeps it), `misses` (which directories are listed ahead), `reads` (the questions).
 
 mod follow;
 mod generations;
 mod held;
 mod keys;
+mod misses;
 mod reads;
 
 pub(crate) use follow::run;
@@ -25,6 +26,7 @@ use everhold_env::Env;
 use everhold_proto::fs::{FsAnswer, FsError, FsQuery, FsReply, Name};
 use everhold_proto::{InodeId, SessionId};
 use held::Held;
+use misses::Misses;
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
@@ -48,6 +50,9 @@ const ENTRIES_MAX: usize = 200_000;
 pub trait Invalidate: Send + Sync {
     /// The attributes of an inode changed; with `content` its bytes too.
     fn inode(&self, inode: InodeId, content: bool);
+    /// From now on a directory, its names and the files in it may change without a word: another client holds it
+    /// (ADR 0009). `known`: the client's own cache knew something of it, so that copies may be out.
+    fn directory(&self, inode: InodeId, known: bool);
     /// A name may stand for something else now, or for nothing, or for something at last.
     fn entry(&self, parent: InodeId, name: &Name);
     /// Anything may have changed.
@@ -58,11 +63,16 @@ pub trait Invalidate: Send + Sync {
 pub(crate) struct Cache {
     held: Mutex<Held>,
     hook: OnceLock<Arc<dyn Invalidate>>,
+    misses: Mutex<Misses>,
 }
 
 impl Cache {
     pub(crate) fn new() -> Self {
-        Cache { held: Mutex::new(Held::new(ATTRS_MAX, ENTRIES_MAX)), hook: OnceLock::new() }
+        Cache {
+            held: Mutex::new(Held::new(ATTRS_MAX, ENTRIES_MAX)),
+            hook: OnceLock::new(),
+            misses: Mutex::default(),
+        }
     }
 
     /// Nothing is answered from here on.

@@ -98,6 +98,21 @@ impl Invalidate for Teller {
         }
     }
 
+    fn directory(&self, inode: InodeId, known: bool) {
+        let Some(edge) = self.0.upgrade() else { return };
+        edge.news.0.fetch_add(1, Ordering::SeqCst);
+        edge.forget_attr(inode);
+        let given = edge.names.changed(inode, Instant::now()).is_some();
+        if given || known {
+            // The kernel's copies end with the lease, which is not renewed meanwhile.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "hooks may block; no simulator runs them"
+            )]
+            std::thread::sleep(edge.client.cache_lease_left());
+        }
+    }
+
     fn entry(&self, parent: InodeId, name: &Name) {
         let Some(edge) = self.0.upgrade() else { return };
         edge.news.0.fetch_add(1, Ordering::SeqCst);

@@ -8,7 +8,7 @@
 //! **Invariant:** what was done behind a delegation takes effect only while the session still holds it.
 
 use crate::failure::Outcome;
-use crate::rows::{self, InodeRow, NOWHERE};
+use crate::rows::{self, InodeRow};
 use crate::tree::{self, Grant};
 use everhold_proto::apply::Apply;
 use everhold_proto::fs::{ChangeKind, FsError};
@@ -61,6 +61,21 @@ pub(crate) fn judge(
     }
 }
 
+/// The same for an inode that gets, or loses, a name in a held directory: one that had several belongs to no
+/// directory, but each of its names to one.
+pub(crate) fn judge_named(
+    kv: &(impl KvRead + ?Sized),
+    inode: InodeId,
+    row: &InodeRow,
+    rule: Rule,
+    session: SessionId,
+) -> Outcome<()> {
+    match rule {
+        Rule::Need if !row.is_directory() && row.parent == InodeId::NONE => Ok(()),
+        rule => judge(kv, inode, row, rule, session),
+    }
+}
+
 /// `Delegated` when a living session other than `asker` holds the inode.
 pub(crate) fn respect(
     kv: &(impl KvRead + ?Sized),
@@ -86,7 +101,7 @@ fn holder(
 ) -> KvResult<Option<(InodeId, SessionId)>> {
     let (directory, session) = match (row.is_directory(), row.parent) {
         (true, _) => (inode, row.delegate),
-        (false, NOWHERE) => return Ok(None),
+        (false, InodeId::NONE) => return Ok(None),
         (false, parent) => (parent, rows::get_inode(kv, parent)?.and_then(|row| row.delegate)),
     };
     Ok(session.map(|session| (directory, session)))

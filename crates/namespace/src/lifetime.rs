@@ -37,7 +37,7 @@ impl Tree<'_, '_> {
         let row = self.touch(id)?;
         row.nlink = if row.is_directory() { 0 } else { row.nlink.saturating_sub(1) };
         if row.nlink == 0 && !row.is_directory() {
-            row.parent = rows::NOWHERE;
+            row.parent = InodeId::NONE;
         }
         if linger && row.nlink == 0 && !row.is_directory() {
             row.unlinked_ms = Some(now_ms);

@@ -38,7 +38,7 @@ pub(crate) struct InodeRow {
     /// Number of extended attributes.
     pub(crate) xattrs: u32,
     /// Of a directory: the one that holds it (the root's is the root). Of anything else: the one that holds its
-    /// only name; [`NOWHERE`] without a name, and for good once it had several.
+    /// only name; [`InodeId::NONE`] without a name, and for good once it had several.
     pub(crate) parent: InodeId,
     /// Of a directory: the session that holds its delegation, as long as that session lives.
     pub(crate) delegate: Option<SessionId>,
@@ -48,9 +48,6 @@ pub(crate) struct InodeRow {
     /// inode's own number serves all. No extent crosses the border of two segments.
     pub(crate) segments: Vec<Segment>,
 }
-
-/// No directory.
-pub(crate) const NOWHERE: InodeId = InodeId(0);
 
 /// From this offset to the next segment's, the file's extents are those of a fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +80,8 @@ impl InodeRow {
             version: self.version,
             policy: self.policy,
             consistency: self.consistency,
+            xattrs: self.xattrs,
+            parent: self.parent,
         }
     }
 

@@ -7,7 +7,7 @@
 use crate::delegations::Rule;
 use crate::ops;
 use crate::query;
-use crate::rows::{self, DentryRow, InodeRow, NOWHERE};
+use crate::rows::{self, DentryRow, InodeRow};
 use crate::tree::{self, Grant};
 use bytes::Bytes;
 use everhold_proto::apply::Apply;
@@ -43,21 +43,20 @@ impl Shadow {
         attr: &Attr,
         entries: impl IntoIterator<Item = &'a (Name, Attr)>,
     ) {
-        self.put_inode(attr, InodeId::ROOT);
+        self.put_inode(attr);
         for (name, child) in entries {
             let row = DentryRow { inode: child.inode, kind: child.kind };
             self.put(&rows::dentry(attr.inode, name), &row);
             if Shadow::takes(child) {
-                self.put_inode(child, attr.inode);
+                self.put_inode(child);
             }
         }
     }
 
-    /// Whether an inode in a directory is held with it.
+    /// Whether it has a row of an inode in a directory that it takes in. One of several names does not belong to the
+    /// directory: only its name can be removed.
     pub fn takes(child: &Attr) -> bool {
-        child.kind != FileKind::Directory
-            && child.nlink == 1
-            && child.consistency != Consistency::Strict
+        child.kind != FileKind::Directory && child.consistency != Consistency::Strict
     }
 
     /// Does what the replicas will do when they are told.
@@ -117,7 +116,7 @@ impl Shadow {
 
     /// The directory that an inode is in, if that is one only.
     pub fn parent(&self, inode: InodeId) -> Option<InodeId> {
-        self.row(inode).map(|row| row.parent).filter(|parent| *parent != NOWHERE)
+        self.row(inode).map(|row| row.parent).filter(|parent| *parent != InodeId::NONE)
     }
 
     /// Whether an inode has extended attributes, as far as it knows.
@@ -175,8 +174,8 @@ impl Shadow {
         rows::get_inode(&self.kv, inode).expect(READABLE)
     }
 
-    fn put_inode(&mut self, attr: &Attr, parent: InodeId) {
-        self.put(&rows::inode(attr.inode), &InodeRow::listed(attr, parent));
+    fn put_inode(&mut self, attr: &Attr) {
+        self.put(&rows::inode(attr.inode), &InodeRow::listed(attr));
     }
 
     fn put<T: serde::Serialize>(&mut self, key: &[u8], row: &T) {
@@ -201,7 +200,7 @@ impl Shadow {
 
 impl InodeRow {
     /// What a listing tells of an inode.
-    fn listed(attr: &Attr, parent: InodeId) -> Self {
+    fn listed(attr: &Attr) -> Self {
         InodeRow {
             kind: attr.kind,
             mode: attr.mode,
@@ -220,8 +219,8 @@ impl InodeRow {
             consistency: attr.consistency,
             unlinked_ms: None,
             linkable: false,
-            xattrs: 0,
-            parent,
+            xattrs: attr.xattrs,
+            parent: attr.parent,
             delegate: None,
             target: Bytes::new(),
             segments: Vec::new(),

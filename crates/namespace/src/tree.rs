@@ -139,6 +139,17 @@ impl Tree<'_, '_> {
         Ok(self.inodes.get_mut(&id).expect("loaded above"))
     }
 
+    /// Loads the inode of a name that is given, moved or removed.
+    pub(crate) fn load_named(&mut self, id: InodeId) -> Outcome<()> {
+        if !self.inodes.contains_key(&id) {
+            let row = rows::get_inode(&*self.ctx.kv, id)?.ok_or(FsError::NotFound)?;
+            let (rule, session) = (self.grant.rule, self.grant.session);
+            delegations::judge_named(&*self.ctx.kv, id, &row, rule, session)?;
+            self.inodes.insert(id, Loaded { row, dirty: false });
+        }
+        Ok(())
+    }
+
     /// An inode, or `NotFound`.
     pub(crate) fn inode(&mut self, id: InodeId) -> Outcome<&InodeRow> {
         Ok(&self.load(id)?.row)

@@ -66,6 +66,8 @@ id!(/// A metadata shard: one Raft group. Version 1 runs shard 0 only.
 impl InodeId {
     /// The root directory.
     pub const ROOT: InodeId = InodeId(1);
+    /// No inode.
+    pub const NONE: InodeId = InodeId(0);
 }
 
 /// Identity of a cluster, drawn once when it is created; nodes of different clusters refuse each other.

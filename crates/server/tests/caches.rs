@@ -138,6 +138,7 @@ impl Invalidate for Log {
     fn inode(&self, inode: InodeId, _content: bool) {
         self.0.lock().push(inode);
     }
+    fn directory(&self, _inode: InodeId, _known: bool) {}
     fn entry(&self, _parent: InodeId, _name: &Name) {}
     fn everything(&self) {}
 }

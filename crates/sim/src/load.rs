@@ -69,7 +69,9 @@ impl Load {
             let work: ClientWork = Rc::new(move |number, starts, client| {
                 Box::pin(work(inner.clone(), number, starts, client))
             });
-            world.add_client(plan.deadline, plan.followers >> number & 1 == 1, work);
+            let has = |bits: u8| bits >> number & 1 == 1;
+            let (follow, behind) = (has(plan.followers), has(plan.behind));
+            world.add_client(plan.deadline, (follow, behind), work);
         }
         let gone = inner.clone();
         world.when_client_dies(move |number, starts| {
@@ -101,7 +103,7 @@ impl Load {
         let inner = self.0.clone();
         let work: ClientWork =
             Rc::new(move |_, _, client| Box::pin(check_all(inner.clone(), client)));
-        world.add_client(CHECK_DEADLINE, false, work);
+        world.add_client(CHECK_DEADLINE, (false, false), work);
     }
 
     pub(crate) fn has_checked(&self) -> bool {

@@ -19,6 +19,8 @@ pub struct Plan {
     pub clients: usize,
     /// Which of them keep a cache, one bit each.
     pub followers: u8,
+    /// Which of these make changes behind delegations.
+    pub behind: u8,
     /// How long an operation of a client tries.
     pub deadline: Duration,
     /// What they do, by turns.
@@ -65,6 +67,7 @@ impl Plan {
             faults_for: Duration::from_secs(rng.random_range(25..70)),
             budget: Budget { kinds, pause },
             followers: [0, 0, 0b0001, 0b0110, 0b1011, 0b1111][rng.random_range(0..6)],
+            behind: [0, 0b0011, 0b1110, 0b1111][rng.random_range(0..4)],
         };
         if seed % BRAKE_EVERY == BRAKE_AT { plan.for_the_brake() } else { plan }
     }

@@ -54,6 +54,11 @@ impl Heat {
         *count >= RECALLS
     }
 
+    /// It was given back for something that cannot be done behind a delegation.
+    pub(super) fn begin_anew(&mut self, directory: InodeId) {
+        self.changed.remove(&directory);
+    }
+
     /// It is left to the leader until then.
     pub(super) fn cool(&mut self, directory: InodeId, until: Instant) {
         if self.cool_until.len() >= WATCHED_MAX {

@@ -4,8 +4,6 @@
 //! are told everything. Of a file in it that holds for what [`Known`] says.
 
 use super::queue::inline_bytes;
-#[cfg(test)]
-use bytes::Bytes;
 use everhold_namespace::Shadow;
 use everhold_proto::fs::{
     Attr, Behind as Then, Content, FileKind, FsAnswer, FsError, FsOp, FsQuery, FsReply, Name,
@@ -24,10 +22,12 @@ const NUMBERS_LOW: u64 = 1024;
 pub(super) enum Known {
     /// All of it: it was created here.
     Whole,
-    /// Its attributes and its extended attributes; the content is elsewhere.
+    /// Its attributes and its extended attributes; the content, or where a link leads, is elsewhere.
     Row,
-    /// Its attributes: it was listed.
+    /// Its attributes, but not its extended ones: it was listed.
     Listed,
+    /// It has or had several names, so that others may change it: only that it is there, so that a name can be removed.
+    Shared,
 }
 
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Holdings {
     /// Those of the files that lost their name here, and the cluster has not heard of it yet.
     gone: BTreeSet<InodeId>,
     numbers: VecDeque<(u64, u64)>,
+    /// None below it is used any more.
+    numbers_from: u64,
     content_bytes: usize,
 }
 
@@ -58,6 +60,7 @@ impl Holdings {
             files: BTreeMap::new(),
             gone: BTreeSet::new(),
             numbers: VecDeque::new(),
+            numbers_from: 0,
             content_bytes: 0,
         }
     }
@@ -81,7 +84,12 @@ impl Holdings {
         self.files.get(&inode).copied().filter(|_| !self.gone.contains(&inode))
     }
 
-    /// Whether anything is known of a file, with or without a name.
+    /// Whether the attributes of a file are known, with or without a name.
+    pub(super) fn shows(&self, inode: InodeId) -> bool {
+        self.files.get(&inode).is_some_and(|known| *known != Known::Shared)
+    }
+
+    /// Whether it has a row of a file.
     pub(super) fn has_file(&self, inode: InodeId) -> bool {
         self.files.contains_key(&inode)
     }
@@ -102,7 +110,7 @@ impl Holdings {
 
     /// The attributes of an inode that is known.
     pub(super) fn attr(&self, inode: InodeId) -> Option<Attr> {
-        let is_known = self.has(inode) || self.files.contains_key(&inode);
+        let is_known = self.has(inode) || self.shows(inode);
         self.shadow.attr(inode).filter(|_| is_known)
     }
 
@@ -134,13 +142,16 @@ impl Holdings {
 
     /// A directory without extended attributes is held from now on.
     pub(super) fn take_in(&mut self, attr: &Attr, entries: &[(Name, Attr)]) {
-        // What is known of its files from before, such as of one without a name, stays.
-        let is_new = |child: &Attr| !self.files.contains_key(&child.inode);
-        let new: Vec<&(Name, Attr)> = entries.iter().filter(|(_, child)| is_new(child)).collect();
-        debug_assert_eq!(new.len(), entries.len(), "files of a directory that was not held");
-        for (_, child) in &new {
+        for (_, child) in entries {
+            // What was known of it from before is not newer than the listing.
+            self.forget(child.inode);
             if Shadow::takes(child) {
-                self.files.insert(child.inode, Known::Listed);
+                let known = match child.xattrs {
+                    _ if child.nlink != 1 || child.parent != attr.inode => Known::Shared,
+                    0 => Known::Row,
+                    _ => Known::Listed,
+                };
+                self.files.insert(child.inode, known);
             }
         }
         self.shadow.take_in(attr, entries);
@@ -168,8 +179,13 @@ impl Holdings {
         }
     }
 
+    /// More numbers. They are used in ascending order, as the cluster wants it: those before one that was used are
+    /// given up.
     pub(super) fn add_numbers(&mut self, from: u64, to: u64) {
-        self.numbers.push_back((from, to));
+        if from >= self.numbers_from {
+            let at = self.numbers.partition_point(|(other, _)| *other < from);
+            self.numbers.insert(at, (from, to));
+        }
     }
 
     pub(super) fn has_number(&self) -> bool {
@@ -199,6 +215,10 @@ impl Holdings {
                 self.created(attr);
             }
             (FsOp::Commit { content, .. }, _) => self.content_bytes += inline_bytes(content),
+            (FsOp::Link { inode, .. }, _) => {
+                self.files.insert(*inode, Known::Shared);
+                self.shadow.forget_content(*inode);
+            }
             _ => {}
         }
         for (inode, kind) in named {
@@ -290,18 +310,13 @@ impl Holdings {
     }
 
     fn used(&mut self, number: u64) {
+        self.numbers_from = number + 1;
         if let Some((from, to)) = self.numbers.front_mut() {
             *from = number + 1;
             if from >= to {
                 self.numbers.pop_front();
             }
         }
-    }
-
-    /// The value of an extended attribute that is known, for tests.
-    #[cfg(test)]
-    pub(super) fn xattr(&self, inode: InodeId, name: &[u8]) -> Option<Bytes> {
-        self.shadow.xattr(inode, name)
     }
 }
 
@@ -329,5 +344,29 @@ pub(super) fn mentioned(op: &FsOp) -> Vec<InodeId> {
         | FsOp::Delegate { inode }
         | FsOp::Undelegate { inode } => vec![*inode],
         FsOp::Reserve { .. } => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that were asked for twice at once may arrive in any order, and are used in theirs.
+    #[test]
+    fn numbers_are_used_in_ascending_order() {
+        let mut holdings = Holdings::new(SessionId(1));
+        let next = |holdings: &mut Holdings| {
+            let next = holdings.numbers.front().map(|(from, _)| *from);
+            next.inspect(|number| holdings.used(*number))
+        };
+        holdings.add_numbers(20, 22);
+        holdings.add_numbers(10, 12);
+        assert_eq!(next(&mut holdings), Some(10));
+        holdings.add_numbers(30, 31);
+        assert_eq!((next(&mut holdings), next(&mut holdings)), (Some(11), Some(20)));
+        holdings.add_numbers(15, 17);
+        assert_eq!(next(&mut holdings), Some(21));
+        assert_eq!(next(&mut holdings), Some(30));
+        assert!(!holdings.has_number() && holdings.needs_numbers());
     }
 }

@@ -67,13 +67,20 @@ impl Holdings {
                 _ if set.consistency.is_some() => false,
                 Known::Whole => true,
                 Known::Row => set.size.is_none() && !self.has_xattrs(*inode),
-                Known::Listed => false,
+                Known::Listed | Known::Shared => false,
             }),
             FsOp::SetXattr { inode, .. } | FsOp::RemoveXattr { inode, .. } => {
                 match self.has(*inode) {
                     true => Plan::Here,
                     false => self.plan_file(*inode, |known| known == Known::Whole),
                 }
+            }
+            FsOp::Link { inode, parent, .. }
+                if self.has(*parent)
+                    && self.file(*inode).is_some_and(|known| known != Known::Shared)
+                    && self.parent(*inode).is_some_and(|parent| self.has(parent)) =>
+            {
+                Plan::Here
             }
             FsOp::Link { inode, parent, .. } => {
                 let (give_back, forget) = (self.held([*parent]), self.known([*inode]));
@@ -131,6 +138,7 @@ impl Holdings {
 
     fn plan_file(&self, inode: InodeId, here: impl Fn(Known) -> bool) -> Plan {
         match self.file(inode) {
+            Some(Known::Shared) => Plan::Elsewhere,
             Some(known) if here(known) => Plan::Here,
             _ if self.has_file(inode) => Plan::forget(inode),
             _ => Plan::Elsewhere,
@@ -142,7 +150,7 @@ impl Holdings {
         let both = self.has(from.0) && self.has(to.0);
         let can_move = |(inode, kind)| match kind {
             FileKind::Directory => self.has(inode) && from.0 == to.0,
-            _ => self.file(inode).is_some(),
+            _ => self.file(inode).is_some_and(|known| known != Known::Shared),
         };
         let here = match (source, target) {
             (None, _) => true,
@@ -176,11 +184,11 @@ impl Holdings {
     pub(super) fn reply(&self, question: &FsQuery) -> Reply {
         let here = || Reply::Here(self.ask(question));
         match question {
-            FsQuery::Attr { inode } if self.has(*inode) || self.has_file(*inode) => here(),
+            FsQuery::Attr { inode } if self.has(*inode) || self.shows(*inode) => here(),
             FsQuery::Lookup { parent, name } if self.has(*parent) => {
                 match self.entry(*parent, name) {
                     None => here(),
-                    Some((inode, _)) if self.has(inode) || self.has_file(inode) => here(),
+                    Some((inode, _)) if self.has(inode) || self.shows(inode) => here(),
                     Some((inode, _)) => Reply::Instead(FsQuery::Attr { inode }),
                 }
             }

@@ -91,7 +91,10 @@ impl Behind {
             }
             Plan::Leader { give_back, forget } => {
                 let wait = state.wait_for(op);
-                give_back.into_iter().for_each(|inode| state.give_back(inode, now));
+                for inode in give_back {
+                    state.heat.begin_anew(inode);
+                    state.give_back(inode, now);
+                }
                 let given_back = state.wait_for(op);
                 forget.into_iter().for_each(|inode| state.holdings.forget(inode));
                 Step::Ask(wait.max(given_back))

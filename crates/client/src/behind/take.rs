@@ -41,15 +41,8 @@ impl Behind {
         {
             return;
         }
-        let numbers = async {
-            if self.state.lock().holdings.needs_numbers() {
-                self.reserve(client, limit).await
-            } else {
-                Ok(())
-            }
-        };
         let delegate = client.execute_queued(FsOp::Delegate { inode: directory }, limit);
-        let (numbers, delegated) = tokio::join!(numbers, delegate);
+        let (numbers, delegated) = tokio::join!(self.reserve(client, limit), delegate);
         let taken = match (numbers, delegated) {
             (Ok(()), Ok(FsReply::Attr(attr))) => self.list(client, attr, limit).await,
             (Err(e), _) | (_, Err(e)) => Err(e),
@@ -81,19 +74,12 @@ impl Behind {
         attr: Attr,
         limit: Instant,
     ) -> Result<Option<(Attr, Vec<(Name, Attr)>)>> {
-        if attr.size > ENTRIES_MAX as u64 {
+        if attr.size > ENTRIES_MAX as u64 || attr.xattrs > 0 {
             return Ok(None);
         }
         let inode = attr.inode;
         let page = |after| FsQuery::ReadDir { inode, after, limit: PAGE_ENTRIES_MAX as u32 };
-        let lists = client.query_queued(FsQuery::ListXattr { inode }, limit);
-        let (lists, first) = tokio::join!(lists, client.query_queued(page(None), limit));
-        match lists? {
-            FsAnswer::Names(names) if names.is_empty() => {}
-            FsAnswer::Names(_) => return Ok(None),
-            _ => return Err(unexpected("a question for the names of attributes")),
-        }
-        let (mut all, mut answer) = (Vec::new(), first?);
+        let (mut all, mut answer) = (Vec::new(), client.query_queued(page(None), limit).await?);
         loop {
             let FsAnswer::Entries { entries, more } = answer else {
                 return Err(unexpected("a listing"));
@@ -109,6 +95,10 @@ impl Behind {
 
     /// Sets numbers aside for what will be created.
     pub(super) async fn reserve(&self, client: &Arc<Client>, deadline: Instant) -> Result<()> {
+        let _one = client.env.clock.until(deadline, self.reserving.lock()).await?;
+        if !self.state.lock().holdings.needs_numbers() {
+            return Ok(());
+        }
         let session = client.session_id();
         match client.execute_queued(FsOp::Reserve { count: NUMBERS }, deadline).await? {
             FsReply::Numbers(from, to) => {

@@ -84,6 +84,9 @@ fn pass_on(hook: &dyn Invalidate, news: &News) {
     if news.everything {
         hook.everything();
     }
+    for (inode, known) in &news.directories {
+        hook.directory(*inode, *known);
+    }
     for (inode, content) in &news.inodes {
         hook.inode(*inode, *content);
     }

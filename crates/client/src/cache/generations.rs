@@ -38,6 +38,29 @@ impl<K: Ord + Clone, V> Generations<K, V> {
         }
     }
 
+    /// Removes all from `from` on for which `is_in` holds, up to the first for which it does not.
+    pub(super) fn remove_while(&mut self, from: &K, is_in: impl Fn(&K) -> bool) -> Vec<V> {
+        let mut removed = Vec::new();
+        for map in [&mut self.young, &mut self.old] {
+            let keys: Vec<K> =
+                map.range(from..).map(|(key, _)| key).take_while(|k| is_in(k)).cloned().collect();
+            removed.extend(keys.iter().filter_map(|key| map.remove(key)));
+        }
+        removed
+    }
+
+    /// Removes all values that `is_meant`; says whether there were any. Takes time for each that is held.
+    pub(super) fn remove_if(&mut self, is_meant: impl Fn(&V) -> bool) -> bool {
+        let before = self.len();
+        self.young.retain(|_, value| !is_meant(value));
+        self.old.retain(|_, value| !is_meant(value));
+        self.len() < before
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.young.clear();
         self.old.clear();
@@ -63,5 +86,14 @@ mod tests {
         assert!(map.get(&999).is_none(), "neither generation has it");
         map.clear();
         assert!(map.get(&0).is_none());
+        for n in 0..8 {
+            map.insert(n, n);
+        }
+        let mut removed = map.remove_while(&2, |n| *n < 6);
+        removed.sort_unstable();
+        assert_eq!(removed, [2, 3, 4, 5]);
+        assert!(map.get(&1).is_some() && map.get(&6).is_some() && map.get(&4).is_none());
+        assert!(map.remove_if(|n| *n == 1) && !map.remove_if(|n| *n == 1));
+        assert_eq!(map.len(), 3);
     }
 }

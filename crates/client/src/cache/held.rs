@@ -20,6 +20,8 @@ use tokio::time::Instant;
 const FORGOTTEN_MAX: usize = 16_384;
 /// Own changes that the feed has not told of yet. Beyond it, they are learned from the feed.
 const OWN_MAX: usize = 1024;
+/// Attributes that are searched for those of one directory; of more, all go.
+const SEARCHED_MAX: usize = 20_000;
 /// Absent extended attributes of one inode.
 const ABSENT_MAX: usize = 16;
 
@@ -39,6 +41,8 @@ pub(super) struct News {
     /// With whether the content changed.
     pub(super) inodes: BTreeMap<InodeId, bool>,
     pub(super) entries: BTreeSet<(InodeId, Name)>,
+    /// Directories of which no word comes any more, with whether anything of them was known.
+    pub(super) directories: BTreeMap<InodeId, bool>,
 }
 
 /// See the module's words.
@@ -117,6 +121,9 @@ impl Held {
 
     /// Whether the inode is known to lack an extended attribute.
     pub(super) fn lacks(&mut self, inode: InodeId, name: &[u8]) -> bool {
+        if self.attrs.get(&inode).is_some_and(|held| held.value.xattrs == 0) {
+            return true;
+        }
         let absent = self.absent.get(&inode);
         absent.is_some_and(|absent| absent.value.iter().any(|other| other[..] == *name))
     }
@@ -158,7 +165,11 @@ impl Held {
             for key in told(record) {
                 self.forget(&key, *number);
             }
-            if record.session != own || self.doubted == Some(own) {
+            let is_anothers = record.session != own || self.doubted == Some(own);
+            if record.kind == ChangeKind::Delegate && is_anothers {
+                let known = self.lose_directory(record.inode, *number);
+                *news.directories.entry(record.inode).or_default() |= known;
+            } else if is_anothers {
                 news.add(record);
             }
         }
@@ -296,6 +307,27 @@ impl Held {
             }
         }
         self.forgotten.note(key, number);
+    }
+
+    /// The record `number` says that another client holds a directory: nothing of it is known from here on, nor of
+    /// the files in it. Says whether anything was.
+    fn lose_directory(&mut self, directory: InodeId, number: u64) -> bool {
+        let first = (directory, Name::new(vec![1]).expect("a name of one byte"));
+        let names = self.entries.remove_while(&first, |(parent, _)| *parent == directory);
+        let known = match self.attrs.len() > SEARCHED_MAX {
+            true => {
+                self.attrs.clear();
+                true
+            }
+            false => self.attrs.remove_if(|held| {
+                let attr = &held.value;
+                attr.inode == directory || attr.parent == directory
+            }),
+        };
+        self.absent.clear();
+        // Answers under way may be about any name in it.
+        self.forgotten.known_from = self.forgotten.known_from.max(number + 1);
+        known || !names.is_empty()
     }
 
     /// Follows own changes that continue what was applied.

@@ -7,6 +7,7 @@ use crate::error::{Result, unexpected};
 use bytes::Bytes;
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, FsAnswer, FsError, FsQuery, Name};
+use everhold_proto::limits::PAGE_ENTRIES_MAX;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,10 +33,45 @@ impl Client {
         if let Some(known) = self.peek_lookup(parent, name) {
             return Ok(known);
         }
+        if let Some(found) = self.list_ahead(parent, name).await? {
+            return Ok(found);
+        }
         match self.lookup(parent, name.clone()).await {
             Ok(attr) => Ok(Some(attr)),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Lists a directory in which names are asked for one by one, for this name and the next ones. `None`: it was
+    /// not listed, or not so far.
+    async fn list_ahead(
+        self: &Arc<Self>,
+        inode: InodeId,
+        name: &Name,
+    ) -> Result<Option<Option<Attr>>> {
+        let Some(cache) = &self.cache else { return Ok(None) };
+        if !cache.misses.lock().should_list(inode, self.env.clock.now()) {
+            return Ok(None);
+        }
+        let list = FsQuery::ReadDir { inode, after: None, limit: PAGE_ENTRIES_MAX as u32 };
+        match self.query(list).await {
+            Ok(FsAnswer::Entries { entries, more }) => {
+                let is_within = !more || entries.last().is_some_and(|(last, _)| name <= last);
+                let found = entries.into_iter().find(|(other, _)| other == name);
+                Ok(is_within.then(|| found.map(|(_, attr)| attr)))
+            }
+            Ok(_) => Err(unexpected("a listing")),
+            Err(e) if e.fs().is_some() => Ok(None), // the lookup will say what is wrong
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Names of the extended attributes; the cache may know that there are none.
+    pub async fn cached_xattr_names(self: &Arc<Self>, inode: InodeId) -> Result<Vec<Bytes>> {
+        match self.peek_attr(inode) {
+            Some(attr) if attr.xattrs == 0 => Ok(Vec::new()),
+            _ => self.list_xattr(inode).await,
         }
     }
 

@@ -41,7 +41,7 @@ impl Edge {
 
     pub(crate) async fn listxattr(self: Arc<Self>, inode: InodeId, size: u32) -> Outcome<Sized> {
         let mut list = Vec::new();
-        for name in self.client.list_xattr(inode).await? {
+        for name in self.client.cached_xattr_names(inode).await? {
             list.extend_from_slice(&name);
             list.push(0);
         }

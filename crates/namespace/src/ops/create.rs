@@ -2,7 +2,6 @@
 
 use super::handles;
 use crate::failure::Outcome;
-use crate::rows::NOWHERE;
 use crate::tree::{Entry, Tree};
 use bytes::Bytes;
 use everhold_proto::fs::*;
@@ -44,7 +43,7 @@ pub(super) fn create_unnamed(
     let inode = tree.create_inode(FileKind::File, owner, parent)?;
     let row = tree.inode_mut(inode)?;
     row.nlink = 0;
-    row.parent = NOWHERE;
+    row.parent = InodeId::NONE;
     row.linkable = linkable;
     handles::add(tree, inode)?;
     Ok(FsReply::Attr(tree.attr(inode)?))

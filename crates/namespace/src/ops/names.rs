@@ -1,13 +1,13 @@
 //! Names of existing inodes: `link`, `unlink`, `rmdir`.
 
 use crate::failure::Outcome;
-use crate::rows::NOWHERE;
 use crate::tree::{Entry, Tree};
 use everhold_proto::fs::{ChangeKind, FsError, FsReply};
 use everhold_proto::ids::*;
 use everhold_proto::limits::LINKS_MAX;
 
 pub(super) fn link(tree: &mut Tree<'_, '_>, inode: InodeId, entry: Entry) -> Outcome<FsReply> {
+    tree.load_named(inode)?;
     let row = tree.inode(inode)?;
     if row.is_directory() {
         return Err(FsError::NotPermitted.into());
@@ -27,7 +27,7 @@ pub(super) fn link(tree: &mut Tree<'_, '_>, inode: InodeId, entry: Entry) -> Out
     let row = tree.touch(inode)?;
     row.nlink += 1;
     row.linkable = false;
-    row.parent = if first_name { entry.0 } else { NOWHERE };
+    row.parent = if first_name { entry.0 } else { InodeId::NONE };
     tree.add_entry(&entry, inode)?;
     let kind = if first_name { ChangeKind::Create } else { ChangeKind::Link };
     tree.record(kind, inode, Some(entry), None)?;
@@ -36,6 +36,7 @@ pub(super) fn link(tree: &mut Tree<'_, '_>, inode: InodeId, entry: Entry) -> Out
 
 pub(super) fn unlink(tree: &mut Tree<'_, '_>, entry: Entry, linger: bool) -> Outcome<FsReply> {
     let found = tree.lookup(entry.0, &entry.1)?.ok_or(FsError::NotFound)?;
+    tree.load_named(found.inode)?;
     if tree.inode(found.inode)?.is_directory() {
         return Err(FsError::IsDirectory.into());
     }

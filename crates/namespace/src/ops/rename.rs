@@ -4,7 +4,7 @@
 //! new place that makes sure of it is bounded.
 
 use crate::failure::Outcome;
-use crate::rows::{DentryRow, NOWHERE};
+use crate::rows::DentryRow;
 use crate::tree::{Entry, Tree};
 use everhold_proto::fs::{ChangeKind, FileKind, FsError, FsReply, RenameMode};
 use everhold_proto::ids::*;
@@ -20,6 +20,9 @@ pub(super) fn rename(
     let target = tree.lookup(to.0, &to.1)?;
     let source = source.ok_or(FsError::NotFound)?;
     let moved = source.inode;
+    for inode in [Some(source), target].into_iter().flatten().map(|row| row.inode) {
+        tree.load_named(inode)?;
+    }
     if mode == RenameMode::NoReplace && target.is_some() {
         return Err(FsError::Exists.into());
     }
@@ -74,7 +77,7 @@ fn exchange(
 /// Enters a moved inode under its new name.
 fn enter(tree: &mut Tree<'_, '_>, entry: &Entry, moved: DentryRow) -> Outcome<()> {
     let row = tree.touch(moved.inode)?;
-    if row.parent != NOWHERE {
+    if row.parent != InodeId::NONE {
         row.parent = entry.0;
     }
     tree.add_entry(entry, moved.inode)

@@ -118,6 +118,11 @@ fn files_of_several_names_are_nobodys() {
     held.as_other(|world| world.attr_of(chmod(file)));
     held.world.done(FsOp::Unlink { parent: ROOT, name: name("l"), linger: false });
     held.as_other(|world| world.attr_of(chmod(file)));
+    // But each of their names does.
+    held.world.attr_of(FsOp::Link { inode: file, parent: dir, name: name("second") });
+    let told = FsOp::Unlink { parent: dir, name: name("second"), linger: false };
+    assert_eq!(held.world.perform_with(told, behind(80, None)), Ok(FsReply::Done));
+    assert_eq!(held.world.perform_with(chmod(file), behind(80, None)), Err(FsError::Fenced));
     let gone = held.world.put(dir, "gone", b"").inode;
     held.world.done(FsOp::Unlink { parent: dir, name: name("gone"), linger: true });
     held.as_other(|world| world.attr_of(FsOp::Open { inode: gone }));

@@ -61,6 +61,11 @@ pub struct Attr {
     pub policy: PolicyId,
     /// How mounts may cache it (inherited from the directory).
     pub consistency: Consistency,
+    /// Number of its extended attributes, access control lists among them.
+    pub xattrs: u32,
+    /// The directory that holds it; of what is no directory only while it never had another name, else
+    /// [`InodeId::NONE`].
+    pub parent: InodeId,
 }
 
 /// How far a mount may answer from what it knows already. Kept for each inode, so that directories

@@ -148,6 +148,14 @@ impl TestCluster {
         self.client_with(ClientOptions { follow: true, ..ClientOptions::default() }).await
     }
 
+    /// A client that makes changes behind delegations.
+    #[allow(dead_code)] // not every test binary uses every helper
+    pub(crate) async fn behind(&self) -> Arc<Client> {
+        let options =
+            ClientOptions { follow: true, write_behind: true, ..ClientOptions::default() };
+        self.client_with(options).await
+    }
+
     async fn client_with(&self, options: ClientOptions) -> Arc<Client> {
         let seeds: Vec<String> = self.nodes.iter().map(TestNode::address).collect();
         let connected = Client::connect(self.env.clone(), &seeds, options).await;

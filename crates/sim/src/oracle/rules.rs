@@ -147,7 +147,17 @@ impl Inner {
         }
         let settled = self.has_acked(batch.session, batch.acked_below);
         for (request, result) in batch.requests.iter().zip(results) {
-            if matches!(result, Err(FsError::WindowExceeded | FsError::MaybeApplied)) {
+            // These say that it was not carried out now, and keep no answer.
+            let not_done = |e: &FsError| {
+                matches!(
+                    e,
+                    FsError::WindowExceeded
+                        | FsError::MaybeApplied
+                        | FsError::Delegated { .. }
+                        | FsError::Fenced
+                )
+            };
+            if result.as_ref().is_err_and(not_done) {
                 continue;
             }
             let (session, number) = (batch.session, request.request);

@@ -68,6 +68,17 @@ impl Ops {
         None
     }
 
+    /// What a client has done behind a delegation counts once the cluster has been told; so does what it saw.
+    async fn settled<T>(&self, judged: Judged<T>) -> Judged<T> {
+        match judged {
+            Judged::Answer(answer) => match self.client.settle_all().await {
+                Ok(()) => Judged::Answer(answer),
+                Err(e) => Judged::Unknown(format!("not told: {e}")),
+            },
+            other => other,
+        }
+    }
+
     /// Content that is no written value is a breach by itself; the read counts as failed.
     fn proven<T>(&self, object: &ObjectId, what: &str, read: Result<T, String>) -> Judged<T> {
         match read {
@@ -87,7 +98,7 @@ impl Ops {
             Judged::Refused(e) => Judged::Answer(GroupOutput::Refused(e)),
             other => other,
         };
-        self.end(token, judged, Output::Group)
+        self.end(token, self.settled(judged).await, Output::Group)
     }
 
     async fn perform_group(&self, object: &ObjectId, input: &GroupInput) -> Judged<GroupOutput> {
@@ -154,7 +165,7 @@ impl Ops {
             Judged::Refused(e) => Judged::Answer(LogOutput::Refused(e)),
             other => other,
         };
-        self.end(token, judged, Output::Log)
+        self.end(token, self.settled(judged).await, Output::Log)
     }
 
     /// An operation on a file of slots of `bytes` each.
@@ -169,7 +180,7 @@ impl Ops {
             Judged::Refused(e) => Judged::Answer(SlotsOutput::Refused(e)),
             other => other,
         };
-        self.end(token, judged, Output::Slots)
+        self.end(token, self.settled(judged).await, Output::Slots)
     }
 
     async fn perform_slots(
@@ -223,7 +234,7 @@ impl Ops {
             Judged::Refused(e) => Judged::Answer(TreeOutput::Refused(e)),
             other => other,
         };
-        self.end(token, judged, Output::Tree)
+        self.end(token, self.settled(judged).await, Output::Tree)
     }
 
     /// Attributes of a file in a directory that stays, from the cache if it may answer.

@@ -24,6 +24,7 @@ pub(super) struct ClientHost {
     seeds: Vec<String>,
     deadline: Duration,
     follow: bool,
+    behind: bool,
     work: ClientWork,
 }
 
@@ -50,6 +51,7 @@ impl ClientHost {
             uid: 0,
             gid: 0,
             follow: self.follow,
+            write_behind: self.behind,
             ..ClientOptions::default()
         };
         let client = loop {
@@ -68,16 +70,31 @@ impl ClientHost {
 }
 
 impl World {
-    /// Adds a client that does `work`, with a cache if it is to `follow` the change feed.
-    pub fn add_client(&mut self, deadline: Duration, follow: bool, work: ClientWork) {
+    /// Adds a client that does `work`, with a cache if it is to `follow` the change feed, and with delegations if it
+    /// is to make changes `behind` them.
+    pub fn add_client(
+        &mut self,
+        deadline: Duration,
+        (follow, behind): (bool, bool),
+        work: ClientWork,
+    ) {
         let number = self.clients.len();
         let name = format!("c{}", number + 1);
         let seed = self.shape.seed.wrapping_mul(37).wrapping_add(1000 + number as u64);
         let host = HostState::new(&name, seed, &self.connections, &self.oracle);
         let seeds = self.addresses();
         let (starts, running) = (Cell::new(0), Cell::new(true));
-        let client = ClientHost { host, number, starts, running, seeds, deadline, follow, work };
-        let client = Rc::new(client);
+        let client = Rc::new(ClientHost {
+            host,
+            number,
+            starts,
+            running,
+            seeds,
+            deadline,
+            follow,
+            behind,
+            work,
+        });
         let software = client.clone();
         self.sim.host(name, move || software.clone().run());
         self.clients.push(client);

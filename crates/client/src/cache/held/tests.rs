@@ -34,6 +34,8 @@ fn attr(inode: InodeId, version: u64) -> Attr {
         version,
         policy: PolicyId(0),
         consistency: Default::default(),
+        xattrs: 1,
+        parent: DIR,
     }
 }
 
@@ -380,6 +382,24 @@ fn others_hear_of_the_changes_of_others() {
     assert_eq!(news.inodes, BTreeMap::from([(FILE, true), (DIR, false)]));
     assert_eq!(news.entries, BTreeSet::from([(DIR, name("f"))]));
     assert!(!news.everything);
+}
+
+/// A directory that another client holds changes without a word: nothing of it is known any more, and answers that
+/// were under way are not taken.
+#[test]
+fn what_another_one_holds_is_forgotten() {
+    let mut cached = Cached::new();
+    cached.learn_attr(5, 10);
+    cached.look_up(10, Some(5));
+    assert_eq!((cached.version(), cached.entry()), (Some(5), Some(Some(5))));
+    let news = cached.apply(10, vec![record(OTHER, ChangeKind::Delegate, DIR)]);
+    assert_eq!(news.directories, BTreeMap::from([(DIR, true)]));
+    assert_eq!((cached.version(), cached.entry()), (None, None));
+    cached.look_up(10, Some(5));
+    assert_eq!(cached.entry(), None, "it was asked for before");
+    assert!(cached.apply(11, vec![record(ME, ChangeKind::Delegate, DIR)]).is_empty());
+    let other = cached.apply(12, vec![record(OTHER, ChangeKind::Delegate, InodeId(99))]);
+    assert_eq!(other.directories, BTreeMap::from([(InodeId(99), false)]));
 }
 
 /// After a change of unknown outcome whoever holds copies must hear of own changes too.
