@@ -59,6 +59,9 @@ pub struct ClientOptions {
     /// `cached_…`. Changes of others then wait for this client to hear of them, for half a second at most if it
     /// falls silent.
     pub follow: bool,
+    /// Go round nodes that do not answer well, ask a second copy when the first is slow, and do not wait for
+    /// the last copy of a write. Off only to show what that is worth.
+    pub protected: bool,
 }
 
 impl Default for ClientOptions {
@@ -73,6 +76,7 @@ impl Default for ClientOptions {
             read_window: 6,
             buffers: 32,
             follow: false,
+            protected: true,
         }
     }
 }
@@ -118,7 +122,7 @@ impl Client {
         let identity = Arc::new(Identity::unknown());
         let wire = Wire::new(env.clone(), identity.clone());
         let mut client = Client {
-            peers: Peers::new(env.entropy.clone()),
+            peers: Peers::new(env.entropy.clone(), options.protected),
             memory: Arc::new(Semaphore::new(options.buffers.max(1))),
             dirty: Dirty::default(),
             view: View::new(seeds.to_vec()),

@@ -12,6 +12,8 @@ use everhold_env::Clock;
 use everhold_proto::rpc::{MayDelete, ReportBad};
 use everhold_proto::table::BlockEntry;
 use everhold_proto::{BlockId, Error, Kind, PgId};
+use futures_util::future::{Either, select};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,10 +59,11 @@ impl Scrub {
         Scrub { clock, disk, cluster, pace, status: StatusCell::default() }
     }
 
-    /// Reads every block once.
+    /// Reads every block once; ends early when another pass was asked for.
     async fn cycle(&self) -> Result<(), Error> {
         let pgs = self.disk.store.pgs().await?;
         let blocks: u64 = pgs.iter().map(|(_, held)| held).sum();
+        let pass = self.disk.scrub.begin(blocks);
         for (pg, _) in pgs {
             let mut after = None;
             loop {
@@ -68,12 +71,24 @@ impl Scrub {
                 let Some(last) = page.last() else { break };
                 after = Some(last.id);
                 for block in page {
-                    self.rest(&block, blocks).await;
+                    if !pass.urgent {
+                        self.rest(&block, blocks).await;
+                    }
+                    if self.disk.scrub.is_overtaken(pass) {
+                        return Ok(());
+                    }
                     self.status.set(Status::Busy(format!("reading {pg}")));
+                    let began = self.clock.now();
                     self.check(pg, block.id).await?;
+                    self.disk.scrub.checked(block.length.into());
+                    if pass.urgent {
+                        // As long as the read took, the disk is left to others: half of it at most is taken.
+                        self.serve_suspects(self.clock.now() - began).await;
+                    }
                 }
             }
         }
+        self.disk.scrub.end(pass);
         Ok(())
     }
 
@@ -83,11 +98,15 @@ impl Scrub {
         self.serve_suspects(pause).await;
     }
 
-    /// Verifies suspects as they come, for as long as `pause` says.
+    /// Verifies suspects as they come, for as long as `pause` says, or until a pass is asked for.
     async fn serve_suspects(&self, pause: Duration) {
         let until = self.clock.now() + pause;
-        while self.clock.until(until, self.disk.suspected()).await.is_ok() {
-            self.check_suspects().await;
+        loop {
+            let (suspected, asked) = (pin!(self.disk.suspected()), pin!(self.disk.scrub.asked()));
+            match self.clock.until(until, select(suspected, asked)).await {
+                Ok(Either::Left(_)) => self.check_suspects().await,
+                Ok(Either::Right(_)) | Err(_) => return,
+            }
         }
     }
 

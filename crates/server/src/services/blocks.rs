@@ -9,6 +9,7 @@ use crate::disk::DiskSeat;
 use crate::http::{Encoding, Reply, bytes_reply, read_frames, value_reply};
 use crate::node::Node;
 use crate::repair::LocalDisk;
+use crate::speed::Access;
 use bytes::Bytes;
 use everhold_proto::rpc::block;
 use everhold_proto::table::Ack;
@@ -102,7 +103,9 @@ async fn put(
         return Err(Error::new(Kind::Invalid, "the body is shorter than announced"));
     }
     local.gate.enter(path.pg, joined).await;
+    let timing = disk.speed.start(Access::Write, node.env.clock.now());
     disk.store.put(path.id, path.pg, crc, buf).await?;
+    timing.finish(node.env.clock.now());
     node.counters.blocks_put.add(1);
     node.counters.bytes_put.add(length as u64);
     Ok(Ack { disk: path.disk, session, joined })
@@ -136,6 +139,7 @@ async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<R
     let range = headers.get(RANGE).map(range_of).transpose()?;
     let length = range.as_ref().map_or(BLOCK_BYTES_MAX, |r| r.len());
     let memory = node.gates.blocks.take(&node.env, length.div_ceil(1024)).await?;
+    let timing = disk.speed.start(Access::Read, node.env.clock.now());
     let read = match range {
         None => disk.store.get_whole(path.id).await.map(|(stat, data)| (stat.crc, data)),
         Some(range) => {
@@ -147,6 +151,7 @@ async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<R
             suspect(node, disk, path);
         }
     })?;
+    timing.finish(node.env.clock.now());
     node.counters.blocks_got.add(1);
     node.counters.bytes_got.add(data.len() as u64);
     let status =
