@@ -673,6 +673,8 @@ pub mod block {
     pub const PREFIX: &str = "/blocks/";
     /// CRC32C of the body, 8 hexadecimal digits.
     pub const CRC: &str = "everhold-crc32c";
+    /// Present on a read that is for the repair of another disk: clients are served before it.
+    pub const REPAIR: &str = "everhold-repair";
     /// Generation of the PG that the writer goes by; the node refreshes its map when it has an older one.
     pub const GENERATION: &str = "everhold-generation";
 }

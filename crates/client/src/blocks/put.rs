@@ -25,11 +25,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// A copy is late after so many times the usual 95th percentile.
-const LATE_FACTOR: u32 = 8;
+const LATE_FACTOR: u32 = 6;
 /// And after so many times what the quorum took: when all are slow, none is late.
 const QUORUM_FACTOR: u32 = 4;
 /// Bounds of that, and what is assumed before anything was measured.
-const LATE_MIN: Duration = Duration::from_millis(200);
+const LATE_MIN: Duration = Duration::from_millis(120);
 const LATE_MAX: Duration = Duration::from_secs(10);
 const LATE_UNKNOWN: Duration = Duration::from_secs(2);
 /// Without a quorum the block is written elsewhere after at least this long.

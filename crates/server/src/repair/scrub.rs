@@ -12,13 +12,15 @@ use everhold_env::Clock;
 use everhold_proto::rpc::{MayDelete, ReportBad};
 use everhold_proto::table::BlockEntry;
 use everhold_proto::{BlockId, Error, Kind, PgId};
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, select, try_join_all};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Entries listed at a time.
 const PAGE: usize = 256;
+/// Copies that an urgent pass reads at once: enough to keep a disk busy, a few hundredths of what repair holds.
+const URGENT_AT_ONCE: usize = 8;
 /// Longest wait between two blocks, so that a small store is read more often than asked.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Pause after the leader could not be told.
@@ -70,19 +72,19 @@ impl Scrub {
                 let page = self.disk.store.list(pg, after, PAGE).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.id);
-                for block in page {
+                let at_once = if pass.urgent { URGENT_AT_ONCE } else { 1 };
+                for some in page.chunks(at_once) {
                     if !pass.urgent {
-                        self.rest(&block, blocks).await;
+                        self.rest(&some[0], blocks).await;
                     }
                     if self.disk.scrub.is_overtaken(pass) {
                         return Ok(());
                     }
                     self.status.set(Status::Busy(format!("reading {pg}")));
                     let began = self.clock.now();
-                    self.check(pg, block.id).await?;
-                    self.disk.scrub.checked(block.length.into());
+                    self.check_some(pg, some).await?;
                     if pass.urgent {
-                        // As long as the read took, the disk is left to others: half of it at most is taken.
+                        // As long as the reads took, the disk is left to others: half of it at most is taken.
                         self.serve_suspects(self.clock.now() - began).await;
                     }
                 }
@@ -90,6 +92,15 @@ impl Scrub {
         }
         self.disk.scrub.end(pass);
         Ok(())
+    }
+
+    async fn check_some(&self, pg: PgId, blocks: &[BlockEntry]) -> Result<(), Error> {
+        let checks = blocks.iter().map(|block| async move {
+            self.check(pg, block.id).await?;
+            self.disk.scrub.checked(block.length.into());
+            Ok::<(), Error>(())
+        });
+        try_join_all(checks).await.map(|_all| ())
     }
 
     /// Waits as long as the pace wants; suspects are looked at meanwhile.

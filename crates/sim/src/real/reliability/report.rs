@@ -1,0 +1,165 @@
+//! What was promised, what was measured, and whether it was kept.
+
+use super::options::Row;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// One promise and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Check {
+    /// Of which row.
+    pub(super) row: Row,
+    /// What was done.
+    pub(super) fault: String,
+    /// What is promised of it.
+    pub(super) promised: String,
+    /// What was measured.
+    pub(super) measured: String,
+    /// Whether the promise was kept; `None`: it could not be measured, and `measured` says why.
+    pub(super) pass: Option<bool>,
+}
+
+/// How the cluster did before the first fault.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Healthy {
+    pub(super) seconds: f64,
+    pub(super) writes: u64,
+    pub(super) reads: u64,
+    pub(super) write_p50_ms: f64,
+    pub(super) write_p99_ms: f64,
+    pub(super) read_p50_ms: f64,
+    pub(super) read_p99_ms: f64,
+    pub(super) write_longest_ms: u64,
+    pub(super) read_longest_ms: u64,
+    pub(super) metadata_longest_ms: u64,
+}
+
+/// The whole run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub(super) machine: String,
+    pub(super) nodes: u32,
+    pub(super) zones: u32,
+    pub(super) data_bytes: u64,
+    pub(super) short: bool,
+    pub(super) healthy: Healthy,
+    pub(super) checks: Vec<Check>,
+    /// Over the whole run.
+    pub(super) acknowledged_writes: u64,
+    pub(super) lost: Vec<String>,
+    pub(super) altered: Vec<String>,
+    /// What else went wrong.
+    pub(super) broken: Vec<String>,
+}
+
+/// Lines of one kind that are printed; the JSON has all of them.
+const LINES: usize = 10;
+
+impl Report {
+    /// Whether every promise that could be measured was kept, and nothing was lost or altered.
+    pub(crate) fn pass(&self) -> bool {
+        let clean = self.lost.is_empty() && self.altered.is_empty() && self.broken.is_empty();
+        clean && self.checks.iter().all(|check| check.pass != Some(false))
+    }
+
+    /// For people, as Markdown.
+    pub(crate) fn table(&self) -> String {
+        let mut text = String::new();
+        let mut line = |line: String| writeln!(text, "{line}").expect("a string takes everything");
+        let Healthy { write_p50_ms, write_p99_ms, read_p50_ms, read_p99_ms, .. } = self.healthy;
+        line(format!("Machine: {}.", self.machine));
+        line(format!(
+            "{} nodes in {} zones, {} MiB stored first{}.",
+            self.nodes,
+            self.zones,
+            self.data_bytes >> 20,
+            if self.short { ", short form" } else { "" }
+        ));
+        line(format!(
+            "Without a fault, {:.0} s: writes p50 {write_p50_ms:.1} ms, p99 {write_p99_ms:.1} ms, longest {} ms \
+             ({}); reads p50 {read_p50_ms:.1} ms, p99 {read_p99_ms:.1} ms, longest {} ms ({}); longest change \
+             of names {} ms.",
+            self.healthy.seconds,
+            self.healthy.write_longest_ms,
+            self.healthy.writes,
+            self.healthy.read_longest_ms,
+            self.healthy.reads,
+            self.healthy.metadata_longest_ms,
+        ));
+        line(String::new());
+        line("| fault | promised | measured | |".into());
+        line("|---|---|---|---|".into());
+        for check in &self.checks {
+            let verdict = match check.pass {
+                Some(true) => "PASS",
+                Some(false) => "**FAIL**",
+                None => "not run",
+            };
+            line(format!(
+                "| {} | {} | {} | {verdict} |",
+                check.fault, check.promised, check.measured
+            ));
+        }
+        line(String::new());
+        line(format!(
+            "{} acknowledged writes, {} lost, {} altered.",
+            self.acknowledged_writes,
+            self.lost.len(),
+            self.altered.len()
+        ));
+        for (what, lines) in
+            [("lost", &self.lost), ("altered", &self.altered), ("broken", &self.broken)]
+        {
+            lines.iter().take(LINES).for_each(|text| line(format!("{what}: {text}")));
+        }
+        let count = |verdict| self.checks.iter().filter(|check| check.pass == verdict).count();
+        line(format!(
+            "{} of {} promises kept, {} broken, {} not run: {}",
+            count(Some(true)),
+            self.checks.len(),
+            count(Some(false)),
+            count(None),
+            if self.pass() { "PASS" } else { "FAIL" }
+        ));
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(passes: &[Option<bool>]) -> Report {
+        let check = |pass: &Option<bool>| Check {
+            row: Row::Kill,
+            fault: "kill".into(),
+            promised: "p".into(),
+            measured: "m".into(),
+            pass: *pass,
+        };
+        Report {
+            machine: "m".into(),
+            nodes: 5,
+            zones: 3,
+            data_bytes: 0,
+            short: true,
+            healthy: Healthy::default(),
+            checks: passes.iter().map(check).collect(),
+            acknowledged_writes: 1,
+            lost: vec![],
+            altered: vec![],
+            broken: vec![],
+        }
+    }
+
+    /// One broken promise, one lost file or one ended server fails the run; what was not run does not, and says so.
+    #[test]
+    fn one_broken_promise_fails_the_run() {
+        assert!(report(&[Some(true), None]).pass());
+        assert!(report(&[Some(true), None]).table().contains("not run |"));
+        assert!(!report(&[Some(true), Some(false)]).pass());
+        let mut lost = report(&[Some(true)]);
+        lost.lost.push("/f".into());
+        assert!(!lost.pass() && lost.table().contains("FAIL"));
+    }
+}
