@@ -421,3 +421,60 @@ fn a_slow_disk_gets_no_new_places() {
     assert_redundant(&world, 3);
     assert_eq!(memberships(&world, 1), before);
 }
+
+/// A node that is back soon takes its places back although others have replaced it: it compares, the most loaded
+/// leave, and all is even again. Formers that do not come back are forgotten after a while.
+#[test]
+fn a_node_that_is_back_soon_fetches_what_it_missed() {
+    let mut world = World::new(3, &["", "", "", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    let held: Vec<PgId> = world
+        .map()
+        .pgs
+        .values()
+        .filter(|pg| pg.member(DiskId(5)).is_some())
+        .map(|pg| pg.id)
+        .collect();
+    world.log_ms = 1_000;
+    world.node_out(5);
+    let mut now_ms = 10_000;
+    let settle_at = |world: &mut World, now_ms| {
+        let limits = Limits { now_ms, ..limits() };
+        for _ in 0..500 {
+            let plan = plan(&world.map(), &limits);
+            if plan.is_empty() {
+                return;
+            }
+            for command in plan {
+                assert_eq!(world.map_command(command.clone()), Answer::Done, "{command:?}");
+            }
+            work(world);
+        }
+        panic!("the planner does not settle");
+    };
+    settle_at(&mut world, now_ms);
+    let formers =
+        |world: &World| world.map().pgs.values().filter(|pg| pg.formers == [DiskId(5)]).count();
+    assert_eq!(formers(&world), held.len(), "nothing lacks, and nothing is forgotten");
+
+    let mut gone = World { kv: world.kv.clone(), ..world };
+    now_ms += 200_000;
+    settle_at(&mut gone, now_ms);
+    assert_eq!(formers(&gone), 0);
+    assert_redundant(&gone, 3);
+
+    world.log_ms = 60_000;
+    world.register_node(5, "");
+    world.register_disk(5, Some(DiskId(5)));
+    settle_at(&mut world, 61_000);
+    assert_redundant(&world, 3);
+    let back = held.iter().filter(|pg| world.map().pgs[pg].member(DiskId(5)).is_some()).count();
+    assert!(
+        back * 10 >= held.len() * 9,
+        "{back} of {} places are where its blocks are",
+        held.len()
+    );
+    let counts: Vec<usize> = (1..=5).map(|disk| memberships(&world, disk)).collect();
+    assert!(counts.iter().all(|count| (22..=26).contains(count)), "{counts:?}");
+}

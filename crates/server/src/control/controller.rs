@@ -97,6 +97,8 @@ pub(crate) enum Task {
 /// See the module's words. Lives as long as one term of leadership.
 pub(crate) struct Controller {
     began: Instant,
+    /// Log time at which it began.
+    log_ms: u64,
     detector: Detector,
     slow_at: Duration,
     planned_on: Epoch,
@@ -121,6 +123,7 @@ impl Controller {
     pub(crate) fn new(config: DetectorConfig, began: Instant, log_ms: u64) -> Self {
         Controller {
             began,
+            log_ms,
             detector: Detector::new(config, Duration::ZERO, log_ms),
             slow_at: Duration::ZERO,
             planned_on: Epoch(0),
@@ -229,7 +232,8 @@ impl Controller {
     /// The planner's actions. New PGs wait a moment while disks are still being added, so that the
     /// first ones are not all made of the first nodes.
     fn plan(&self, map: &ClusterMap, now: Duration) -> Vec<MapCommand> {
-        let limits = Limits { braked: self.brake.is_some(), ..Limits::default() };
+        let now_ms = self.log_ms + u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let limits = Limits { braked: self.brake.is_some(), now_ms, ..Limits::default() };
         let mut plan = repair::plan(map, &limits);
         if !self.has_settled(map, now) {
             plan.retain(|command| !matches!(command, MapCommand::CreatePgs { .. }));

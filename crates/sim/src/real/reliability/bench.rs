@@ -3,7 +3,7 @@
 use super::figures::{ms, p99_ms, percentile};
 use super::options::{Options, Row};
 use super::probes::{Clients, Probes};
-use super::report::{Check, Healthy, Report};
+use super::report::{Check, Healthy, Report, Verdict};
 use super::watch::{Watch, observer};
 use crate::real::cluster::{Cluster, Setup};
 use crate::real::hosts::Hosts;
@@ -137,16 +137,12 @@ impl<'a> Bench<'a> {
         fault: &str,
         promised: &str,
         measured: String,
-        pass: Option<bool>,
+        verdict: Verdict,
     ) {
-        let verdict = match pass {
-            Some(true) => "PASS",
-            Some(false) => "FAIL",
-            None => "not run",
-        };
-        self.say(&format!("{verdict}: {fault}: {promised}: {measured}"));
+        let word = verdict.word();
+        self.say(&format!("{word}: {fault}: {promised}: {measured}"));
         let (fault, promised) = (fault.into(), promised.into());
-        self.checks.push(Check { row, fault, promised, measured, pass });
+        self.checks.push(Check { row, fault, promised, measured, verdict });
     }
 
     /// Notes that a row broke off.

@@ -4,6 +4,35 @@ use super::options::Row;
 use serde::Serialize;
 use std::fmt::Write;
 
+/// What came of a promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verdict {
+    /// It was kept.
+    Pass,
+    /// It was broken.
+    Fail,
+    /// It could not be measured here, and the text says why.
+    NotRun,
+    /// Nothing was promised: a figure beside the others.
+    Told,
+}
+
+impl Verdict {
+    pub(super) fn of(kept: bool) -> Self {
+        if kept { Verdict::Pass } else { Verdict::Fail }
+    }
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Verdict::Pass => "PASS",
+            Verdict::Fail => "**FAIL**",
+            Verdict::NotRun => "not run",
+            Verdict::Told => "",
+        }
+    }
+}
+
 /// One promise and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Check {
@@ -15,8 +44,7 @@ pub(crate) struct Check {
     pub(super) promised: String,
     /// What was measured.
     pub(super) measured: String,
-    /// Whether the promise was kept; `None`: it could not be measured, and `measured` says why.
-    pub(super) pass: Option<bool>,
+    pub(super) verdict: Verdict,
 }
 
 /// How the cluster did before the first fault.
@@ -59,7 +87,7 @@ impl Report {
     /// Whether every promise that could be measured was kept, and nothing was lost or altered.
     pub(crate) fn pass(&self) -> bool {
         let clean = self.lost.is_empty() && self.altered.is_empty() && self.broken.is_empty();
-        clean && self.checks.iter().all(|check| check.pass != Some(false))
+        clean && self.checks.iter().all(|check| check.verdict != Verdict::Fail)
     }
 
     /// For people, as Markdown.
@@ -90,11 +118,7 @@ impl Report {
         line("| fault | promised | measured | |".into());
         line("|---|---|---|---|".into());
         for check in &self.checks {
-            let verdict = match check.pass {
-                Some(true) => "PASS",
-                Some(false) => "**FAIL**",
-                None => "not run",
-            };
+            let verdict = check.verdict.word();
             line(format!(
                 "| {} | {} | {} | {verdict} |",
                 check.fault, check.promised, check.measured
@@ -112,13 +136,13 @@ impl Report {
         {
             lines.iter().take(LINES).for_each(|text| line(format!("{what}: {text}")));
         }
-        let count = |verdict| self.checks.iter().filter(|check| check.pass == verdict).count();
+        let count = |verdict| self.checks.iter().filter(|check| check.verdict == verdict).count();
         line(format!(
             "{} of {} promises kept, {} broken, {} not run: {}",
-            count(Some(true)),
-            self.checks.len(),
-            count(Some(false)),
-            count(None),
+            count(Verdict::Pass),
+            self.checks.len() - count(Verdict::Told),
+            count(Verdict::Fail),
+            count(Verdict::NotRun),
             if self.pass() { "PASS" } else { "FAIL" }
         ));
         text
@@ -129,13 +153,13 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn report(passes: &[Option<bool>]) -> Report {
-        let check = |pass: &Option<bool>| Check {
+    fn report(verdicts: &[Verdict]) -> Report {
+        let check = |verdict: &Verdict| Check {
             row: Row::Kill,
             fault: "kill".into(),
             promised: "p".into(),
             measured: "m".into(),
-            pass: *pass,
+            verdict: *verdict,
         };
         Report {
             machine: "m".into(),
@@ -144,7 +168,7 @@ mod tests {
             data_bytes: 0,
             short: true,
             healthy: Healthy::default(),
-            checks: passes.iter().map(check).collect(),
+            checks: verdicts.iter().map(check).collect(),
             acknowledged_writes: 1,
             lost: vec![],
             altered: vec![],
@@ -155,10 +179,12 @@ mod tests {
     /// One broken promise, one lost file or one ended server fails the run; what was not run does not, and says so.
     #[test]
     fn one_broken_promise_fails_the_run() {
-        assert!(report(&[Some(true), None]).pass());
-        assert!(report(&[Some(true), None]).table().contains("not run |"));
-        assert!(!report(&[Some(true), Some(false)]).pass());
-        let mut lost = report(&[Some(true)]);
+        assert!(report(&[Verdict::Pass, Verdict::NotRun, Verdict::Told]).pass());
+        assert!(
+            report(&[Verdict::Pass, Verdict::NotRun, Verdict::Told]).table().contains("not run |")
+        );
+        assert!(!report(&[Verdict::Pass, Verdict::Fail]).pass());
+        let mut lost = report(&[Verdict::Pass]);
         lost.lost.push("/f".into());
         assert!(!lost.pass() && lost.table().contains("FAIL"));
     }

@@ -4,6 +4,7 @@ use crate::real::reliability::bench::{Bench, Felt};
 use crate::real::reliability::figures::mib;
 use crate::real::reliability::figures::now;
 use crate::real::reliability::options::Row;
+use crate::real::reliability::report::Verdict;
 use anyhow::{Context, Result};
 use everhold_proto::map::NodeState;
 use everhold_proto::rpc::GetEvents;
@@ -41,7 +42,7 @@ pub(super) async fn kill(bench: &mut Bench<'_>) -> Result<()> {
         fault,
         "out of the write set in 1 s",
         told_seconds(out),
-        Some(out.is_some_and(|s| s <= OUT_OF_WRITES_S)),
+        Verdict::of(out.is_some_and(|s| s <= OUT_OF_WRITES_S)),
     );
     bench.sleep(6.0).await;
     let felt = bench.felt(from, bench.seconds());
@@ -67,7 +68,7 @@ async fn repair(
         fault,
         "starts within 15 s of the kill",
         told_seconds(begun),
-        Some(begun.is_some_and(|s| s <= REPAIR_START_S)),
+        Verdict::of(begun.is_some_and(|s| s <= REPAIR_START_S)),
     );
     let start = killed + begun.context("no repair began")?;
     let ended = bench
@@ -82,7 +83,7 @@ async fn repair(
         fault,
         "uses at least half of the idle disk bandwidth",
         format!("{:.0} MiB in {ended:.1} s = {rate:.0} MiB/s of {idle:.0} MiB/s", mib(bytes)),
-        Some(rate >= idle / 2.0),
+        Verdict::of(rate >= idle / 2.0),
     );
     let (write, read) = bench.p99(start, start + ended);
     let (write_before, read_before) = (bench.healthy.write_p99_ms, bench.healthy.read_p99_ms);
@@ -96,7 +97,7 @@ async fn repair(
             told(write),
             told(read)
         ),
-        Some(within(write, write_before) && within(read, read_before)),
+        Verdict::of(within(write, write_before) && within(read, read_before)),
     );
     Ok(())
 }
@@ -119,7 +120,7 @@ pub(super) async fn pause(bench: &mut Bench<'_>) -> Result<()> {
     stalls(bench, row, fault, &felt);
     none_failed(bench, row, fault, &felt);
     let kept = down.is_some_and(|s| s <= DOWN_S);
-    bench.check(row, fault, "Down within 5 s", told_seconds(down), Some(kept));
+    bench.check(row, fault, "Down within 5 s", told_seconds(down), Verdict::of(kept));
     Ok(())
 }
 
@@ -144,7 +145,7 @@ pub(super) async fn short_pauses(bench: &mut Bench<'_>) -> Result<()> {
     let down = new.filter(|event| event.text.contains("-> down")).count();
     let felt = bench.felt(begun, bench.seconds());
     let text = format!("{down} of {times}");
-    bench.check(row, fault, "no false Down", text, Some(down == 0));
+    bench.check(row, fault, "no false Down", text, Verdict::of(down == 0));
     none_failed(bench, row, fault, &felt);
     Ok(())
 }
@@ -175,9 +176,9 @@ pub(super) async fn leader(bench: &mut Bench<'_>, row: Row) -> Result<()> {
     let worst = longest.iter().max().copied().unwrap_or(u64::MAX);
     let measured =
         format!("{} ms", longest.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
-    bench.check(row, fault, promised, measured, Some(worst <= limit_ms));
+    bench.check(row, fault, promised, measured, Verdict::of(worst <= limit_ms));
     let measured = format!("{failed} of {operations}");
-    bench.check(row, fault, "no failed operation", measured, Some(failed == 0));
+    bench.check(row, fault, "no failed operation", measured, Verdict::of(failed == 0));
     Ok(())
 }
 
@@ -185,16 +186,16 @@ pub(super) async fn leader(bench: &mut Bench<'_>, row: Row) -> Result<()> {
 fn stalls(bench: &mut Bench<'_>, row: Row, fault: &str, felt: &Felt) {
     let (write, read) = (felt.write.longest_ms, felt.read.longest_ms);
     let kept = felt.write.operations > 0 && write <= WRITE_STALL_MS;
-    bench.check(row, fault, "longest write stall 250 ms", format!("{write} ms"), Some(kept));
+    bench.check(row, fault, "longest write stall 250 ms", format!("{write} ms"), Verdict::of(kept));
     let kept = felt.read.operations > 0 && read <= READ_STALL_MS;
-    bench.check(row, fault, "longest read stall 100 ms", format!("{read} ms"), Some(kept));
+    bench.check(row, fault, "longest read stall 100 ms", format!("{read} ms"), Verdict::of(kept));
 }
 
 /// Judges that nothing failed, and that something was tried.
 pub(super) fn none_failed(bench: &mut Bench<'_>, row: Row, fault: &str, felt: &Felt) {
     let measured = format!("{} of {}", felt.failed(), felt.operations());
     let kept = felt.failed() == 0 && felt.write.operations > 0 && felt.read.operations > 0;
-    bench.check(row, fault, "no failed operation", measured, Some(kept));
+    bench.check(row, fault, "no failed operation", measured, Verdict::of(kept));
 }
 
 fn told_seconds(seconds: Option<f64>) -> String {

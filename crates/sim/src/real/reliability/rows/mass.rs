@@ -3,6 +3,7 @@
 use crate::real::hosts::{CLIENTS, Cut, ip};
 use crate::real::reliability::bench::Bench;
 use crate::real::reliability::options::Row;
+use crate::real::reliability::report::Verdict;
 use anyhow::{Context, Result, ensure};
 use everhold_proto::map::NodeState;
 use std::time::Duration;
@@ -50,16 +51,22 @@ pub(super) async fn mass(bench: &mut Bench<'_>) -> Result<()> {
             to - from,
             fetched >> 10
         ),
-        Some(given_up == 0 && braked.is_some() && !samples.is_empty()),
+        Verdict::of(given_up == 0 && braked.is_some() && !samples.is_empty()),
     );
     let told = named.map_or("never".into(), |seconds| format!("after {seconds:.1} s"));
-    bench.check(row, fault, "an alert names the brake", told, Some(named.is_some()));
+    bench.check(row, fault, "an alert names the brake", told, Verdict::of(named.is_some()));
     let healed = bench.converge().await;
     let measured = match &healed {
         Ok(seconds) => format!("whole again {seconds:.1} s later"),
         Err(e) => format!("{e:#}"),
     };
-    bench.check(row, fault, "all is well when the network returns", measured, Some(healed.is_ok()));
+    bench.check(
+        row,
+        fault,
+        "all is well when the network returns",
+        measured,
+        Verdict::of(healed.is_ok()),
+    );
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use super::crash::none_failed;
 use crate::real::hosts::{CLIENTS, Cut, ip};
 use crate::real::reliability::bench::Bench;
 use crate::real::reliability::options::Row;
+use crate::real::reliability::report::Verdict;
 use anyhow::{Context, Result};
 
 /// Promised of the map: changes of the state of nodes.
@@ -46,7 +47,7 @@ pub(super) async fn zone(bench: &mut Bench<'_>) -> Result<()> {
             later.write.operations,
             later.read.operations
         ),
-        Some(felt.write.longest_ms <= HANG_MS && later.write.operations > 0 && later.read.operations > 0),
+        Verdict::of(felt.write.longest_ms <= HANG_MS && later.write.operations > 0 && later.read.operations > 0),
     );
     Ok(())
 }
@@ -104,7 +105,7 @@ async fn cut_for_a_while(
             felt.failed(),
             felt.operations()
         ),
-        Some(longest <= HANG_MS && felt.write.operations > 0 && felt.read.operations > 0),
+        Verdict::of(longest <= HANG_MS && felt.write.operations > 0 && felt.read.operations > 0),
     );
     let minutes = ((to - from) / 60.0).max(1.0);
     let changes = bench.watch.transitions(from, to);
@@ -118,7 +119,7 @@ async fn cut_for_a_while(
         fault,
         "at most 4 changes of node states per minute",
         format!("{changes} in {:.0} s ({epochs} epochs of all kinds)", to - from),
-        Some(changes as f64 / minutes <= CHANGES_PER_MINUTE && !samples.is_empty()),
+        Verdict::of(changes as f64 / minutes <= CHANGES_PER_MINUTE && !samples.is_empty()),
     );
     bench.converge().await?;
     Ok(())

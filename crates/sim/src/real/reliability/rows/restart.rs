@@ -4,6 +4,7 @@ use super::crash::none_failed;
 use crate::real::reliability::bench::Bench;
 use crate::real::reliability::figures::mib;
 use crate::real::reliability::options::Row;
+use crate::real::reliability::report::Verdict;
 use anyhow::{Context, Result};
 use everhold_proto::command::MapCommand;
 use everhold_proto::map::ClusterMap;
@@ -51,7 +52,7 @@ pub(super) async fn returning(bench: &mut Bench<'_>) -> Result<()> {
             fault,
             "it fetches at most 1.5 × of what it missed",
             format!("missed {:.1} MiB, fetched {:.1} MiB", mib(missed), mib(fetched)),
-            Some(missed > 0 && fetched as f64 <= TRAFFIC * missed as f64),
+            Verdict::of(missed > 0 && fetched as f64 <= TRAFFIC * missed as f64),
         );
         none_failed(bench, Row::Return, fault, &away);
     }
@@ -111,7 +112,7 @@ pub(super) async fn rolling(bench: &mut Bench<'_>) -> Result<()> {
             felt.read.longest_ms,
             felt.metadata.longest_ms
         ),
-        Some(true),
+        Verdict::Told,
     );
     Ok(())
 }

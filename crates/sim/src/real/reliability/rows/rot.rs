@@ -3,6 +3,7 @@
 use super::crash::none_failed;
 use crate::real::reliability::bench::Bench;
 use crate::real::reliability::options::Row;
+use crate::real::reliability::report::Verdict;
 use anyhow::{Result, bail};
 use everhold_proto::rpc::{GetNodeStatus, StartScrub};
 
@@ -31,7 +32,7 @@ pub(super) async fn bit_rot(bench: &mut Bench<'_>) -> Result<()> {
         format!(
             "{places} bits flipped, {found} bad copies found in {took:.1} s and repaired; the next scrub found {left}"
         ),
-        Some(found > 0 && left == 0),
+        Verdict::of(found > 0 && left == 0),
     );
     let felt = bench.felt(from, bench.seconds());
     none_failed(bench, row, fault, &felt);

@@ -4,6 +4,7 @@ use super::crash::told;
 use crate::real::reliability::bench::Bench;
 use crate::real::reliability::figures::now;
 use crate::real::reliability::options::Row;
+use crate::real::reliability::report::Verdict;
 use crate::real::reliability::throttle::{Throttle, unavailable};
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags};
@@ -21,7 +22,13 @@ const NAMED_LIMIT: Duration = Duration::from_secs(30);
 pub(super) async fn slow_disk(bench: &mut Bench<'_>) -> Result<()> {
     let (row, fault) = (Row::SlowDisk, "a disk slow by 20 ×");
     if let Some(why) = unavailable() {
-        bench.check(row, fault, "p99 back within 2 × in 5 s; named in `health`", why, None);
+        bench.check(
+            row,
+            fault,
+            "p99 back within 2 × in 5 s; named in `health`",
+            why,
+            Verdict::NotRun,
+        );
         return Ok(());
     }
     let victim = bench.victim().await?;
@@ -59,7 +66,7 @@ pub(super) async fn slow_disk(bench: &mut Bench<'_>) -> Result<()> {
             told(read),
             told(read_0)
         ),
-        Some(within(write, write_0) && within(read, read_0)),
+        Verdict::of(within(write, write_0) && within(read, read_0)),
     );
     let finding = bench.watch.between(from, to);
     let finding = finding.iter().flat_map(|s| &s.findings).find(|f| f.contains("slower"));
@@ -72,7 +79,7 @@ pub(super) async fn slow_disk(bench: &mut Bench<'_>) -> Result<()> {
         fault,
         "named in `health`",
         measured,
-        Some(named.is_some() && finding.is_some()),
+        Verdict::of(named.is_some() && finding.is_some()),
     );
     Ok(())
 }

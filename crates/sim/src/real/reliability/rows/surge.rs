@@ -4,6 +4,7 @@ use crate::real::reliability::bench::Bench;
 use crate::real::reliability::figures::now;
 use crate::real::reliability::options::Row;
 use crate::real::reliability::probes::FILE_BYTES;
+use crate::real::reliability::report::Verdict;
 use anyhow::Result;
 use bytes::Bytes;
 use everhold_client::{Client, ClientOptions, CreateOptions};
@@ -12,9 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Applications that keep the cluster just busy, and those of the surge: five times as many.
-const BUSY: usize = 8;
-const SURGE: usize = 5 * BUSY;
+/// Applications with which the peak is looked for, one number after another until more bring no more.
+const STEPS: [usize; 5] = [8, 16, 32, 64, 128];
+/// Less than this is no more.
+const MORE: f64 = 1.1;
+/// The surge: so many times the applications of the peak.
+const SURGE: usize = 5;
 /// Clients that they share.
 const CLIENTS: usize = 4;
 /// What an application waits for an answer; later it is worth nothing.
@@ -28,11 +32,18 @@ const SLOW_KILOBITS: u32 = 2000;
 pub(super) async fn surge(bench: &mut Bench<'_>) -> Result<()> {
     let (row, fault) = (Row::Surge, "surge to 5 × capacity, one node slow");
     let seconds = bench.options.either(15.0, 6.0);
-    let peak = goodput(bench, BUSY, true, seconds).await?;
+    let (mut busy, mut peak) = (STEPS[0], goodput(bench, STEPS[0], true, seconds).await?);
+    for step in &STEPS[1..] {
+        let next = goodput(bench, *step, true, seconds).await?;
+        if next.good < peak.good * MORE {
+            break;
+        }
+        (busy, peak) = (*step, next);
+    }
     let victim = bench.victim().await?;
     bench.cluster.hosts.slow(victim, SLOW_KILOBITS)?;
-    let with = goodput(bench, SURGE, true, seconds).await;
-    let without = goodput(bench, SURGE, false, seconds).await;
+    let with = goodput(bench, SURGE * busy, true, seconds).await;
+    let without = goodput(bench, SURGE * busy, false, seconds).await;
     bench.cluster.hosts.unslow(victim)?;
     let (with, without) = (with?, without?);
     let told = |g: &Goodput| {
@@ -43,19 +54,20 @@ pub(super) async fn surge(bench: &mut Bench<'_>) -> Result<()> {
         fault,
         "goodput with protection at least 80 % of the peak",
         format!(
-            "peak {}; with protection {} ({:.0} %)",
+            "peak {} with {busy} applications; {} of them, protected: {} ({:.0} %)",
             told(&peak),
+            SURGE * busy,
             told(&with),
             100.0 * with.good / peak.good
         ),
-        Some(peak.good > 0.0 && with.good >= SHARE * peak.good),
+        Verdict::of(peak.good > 0.0 && with.good >= SHARE * peak.good),
     );
     bench.check(
         row,
         fault,
         "(the same without protection, for comparison)",
         format!("{} ({:.0} %)", told(&without), 100.0 * without.good / peak.good),
-        Some(true),
+        Verdict::Told,
     );
     Ok(())
 }
