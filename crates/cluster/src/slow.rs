@@ -8,10 +8,10 @@
 #[cfg(test)]
 mod tests;
 
-use everhold_proto::DiskId;
 use everhold_proto::command::MapCommand;
 use everhold_proto::map::{ClusterMap, Disk, DiskState, NodeState};
 use everhold_proto::rpc::DiskSpeed;
+use everhold_proto::{DiskId, DiskSession};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct SlowConfig {
     pub recover_after: Duration,
     /// Fewest other disks that are needed to judge one.
     pub peers_min: usize,
+    /// A disk that registered so lately is not judged: it opens its files, and catches up.
+    pub warm_up: Duration,
 }
 
 impl Default for SlowConfig {
@@ -41,6 +43,7 @@ impl Default for SlowConfig {
             recover_factor: 3,
             recover_after: Duration::from_secs(15),
             peers_min: 2,
+            warm_up: Duration::from_secs(15),
         }
     }
 }
@@ -52,6 +55,8 @@ const SHARE: usize = 3;
 
 #[derive(Clone, Debug, Default)]
 struct Watched {
+    session: DiskSession,
+    registered: Duration,
     slow_since: Option<Duration>,
     well_since: Option<Duration>,
     relapses: u32,
@@ -99,6 +104,9 @@ impl SlowDisks {
         let mut slow = map.disks.values().filter(|disk| disk.state == DiskState::Slow).count();
         let mut verdicts = Vec::new();
         for disk in &disks {
+            if !self.is_warm(disk, now) {
+                continue;
+            }
             let verdict = self.judge(disk.id, &disks, speeds);
             let Some((state, reason)) = self.conclude(disk, verdict, now) else { continue };
             if state == DiskState::Slow && (slow + 1) * SHARE > map.disks.len() {
@@ -108,6 +116,17 @@ impl SlowDisks {
             verdicts.push(MapCommand::SetDiskState { disk: disk.id, state, reason });
         }
         verdicts
+    }
+
+    /// Whether the disk has been in its session for long enough, as far as this leader saw.
+    fn is_warm(&mut self, disk: &Disk, now: Duration) -> bool {
+        let watched = self.disks.entry(disk.id).or_default();
+        if watched.session != disk.session {
+            let relapses = watched.relapses;
+            *watched =
+                Watched { session: disk.session, registered: now, relapses, ..Watched::default() };
+        }
+        now.saturating_sub(watched.registered) >= self.config.warm_up
     }
 
     fn judge(&self, id: DiskId, disks: &[&Disk], speeds: &BTreeMap<DiskId, DiskSpeed>) -> Verdict {

@@ -13,7 +13,10 @@ struct Case {
 impl Case {
     fn new(disks: usize) -> Self {
         let world = World::new(3, &vec![""; disks]);
-        Case { world, judge: SlowDisks::new(SlowConfig::default()), now: Duration::ZERO }
+        let mut case =
+            Case { world, judge: SlowDisks::new(SlowConfig::default()), now: Duration::ZERO };
+        case.run(20, &[]);
+        case
     }
 
     /// Lets each disk answer in so many milliseconds for a while, applies the verdicts, and counts them.
@@ -94,4 +97,13 @@ fn no_figures_no_verdict() {
     case.world.set_node(4, NodeState::Down);
     assert_eq!(case.run(10, &[2, 2, 2, 400]), 0);
     assert!(case.world.map().nodes.contains_key(&NodeId(4)));
+}
+
+/// A disk that registered just now opens its files and catches up: that makes it no slow one.
+#[test]
+fn a_fresh_disk_warms_up() {
+    let mut case = Case::new(5);
+    case.world.register_disk(3, Some(DiskId(3)));
+    assert_eq!(case.run(14, &[2, 2, 40, 2, 2]), 0);
+    assert_eq!(case.run(4, &[2, 2, 40, 2, 2]), 1);
 }

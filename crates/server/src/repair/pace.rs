@@ -1,4 +1,5 @@
-//! How much repair a disk takes on at once: as much as leaves the foreground within twice its usual time.
+//! How much repair a disk takes on at once: as much as leaves the foreground within twice its usual time. It
+//! gives way from one and a half times on, because clients feel more than the disk does.
 //!
 //! Each write and read of a client that the disk serves is timed. What is usual is learned while nothing is
 //! repaired; while something is, the places for repair are halved when the foreground lags, one is added
@@ -24,7 +25,7 @@ const WINDOW: Duration = Duration::from_millis(500);
 const SAMPLES_MAX: usize = 128;
 const SAMPLES_MIN: usize = 4;
 /// The foreground lags when it takes this many times as long as usual.
-const LAG: f64 = 2.0;
+const LAG: f64 = 1.5;
 /// After so long without repair the foreground is as usual.
 const QUIET: Duration = Duration::from_secs(1);
 /// Weight of a new value of what is usual.

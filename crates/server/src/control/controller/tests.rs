@@ -270,7 +270,7 @@ fn a_slow_disk_is_proposed() {
             _ => None,
         })
     };
-    assert_eq!(named(leader.run(1000)), None);
+    assert_eq!(named(leader.run(16_000)), None, "it may be warming up");
     let commands = named(leader.run(1000)).expect("named within two seconds");
     let Command::Map(MapCommand::SetDiskState { disk, state, .. }) = &commands[0] else {
         panic!("{commands:?}");

@@ -4,7 +4,7 @@ use super::figures::{ms, p99_ms, percentile};
 use super::options::{Options, Row};
 use super::probes::{Clients, Probes};
 use super::report::{Check, Healthy, Report, Verdict};
-use super::watch::{Watch, observer};
+use super::watch::{Sample, Watch, observer};
 use crate::real::cluster::{Cluster, Setup};
 use crate::real::hosts::Hosts;
 use crate::real::timeline::{Direction, Stalls, Timeline};
@@ -197,13 +197,24 @@ impl<'a> Bench<'a> {
     pub(super) async fn converge(&mut self) -> Result<f64> {
         self.cluster.notice_deaths();
         self.cluster.start_missing()?;
-        let took = self.cluster.converge(CONVERGE_LIMIT).await;
+        let took = self.whole().await;
         for (node, how) in std::mem::take(&mut self.cluster.deaths) {
             self.broke(format!("node {node} ended by itself, {how}"));
         }
         // Caches, breakers and flap memories settle before the next fault is measured.
         self.sleep(2.0).await;
-        Ok(took?.as_secs_f64())
+        took
+    }
+
+    /// Waits until every copy is where it belongs and `health` finds nothing: a node that is gone round already would
+    /// make the next fault look harmless. The seconds until the copies were there.
+    async fn whole(&mut self) -> Result<f64> {
+        let took = self.cluster.converge(CONVERGE_LIMIT).await?.as_secs_f64();
+        let from = self.seconds();
+        let well = |sample: &Sample| sample.findings.is_empty();
+        let healthy = self.watch.until(&self.clock, from, CONVERGE_LIMIT, well).await;
+        healthy.context("`health` still finds something")?;
+        Ok(took)
     }
 
     /// Ends the applications, reads everything back, and reports.

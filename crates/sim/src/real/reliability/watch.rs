@@ -5,7 +5,7 @@ use anyhow::Result;
 use everhold_client::Client;
 use everhold_env::{Clock, Task};
 use everhold_proto::map::{DiskState, NodeState};
-use everhold_proto::rpc::{ClusterStatus, GetStatus};
+use everhold_proto::rpc::{ClusterStatus, GetStatus, Severity};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) struct Sample {
     pub(super) bytes_per_second: f64,
     /// Hosts with a disk that is called slow.
     pub(super) slow: Vec<u32>,
-    /// What `health` would print.
+    /// What `health` would print, but for mere information.
     pub(super) findings: Vec<String>,
 }
 
@@ -101,6 +101,7 @@ fn sample(status: &ClusterStatus, hosts: u32, at_s: f64) -> Sample {
     let states = status.map.nodes.values().filter_map(|n| Some((number(&n.address)?, n.state)));
     let slow = status.map.disks.values().filter(|disk| disk.state == DiskState::Slow);
     let slow = slow.filter_map(|disk| number(&status.map.nodes.get(&disk.node)?.address));
+    let bad = status.health.iter().filter(|finding| finding.severity > Severity::Info);
     Sample {
         at_s,
         epoch: status.map.epoch.0,
@@ -109,7 +110,7 @@ fn sample(status: &ClusterStatus, hosts: u32, at_s: f64) -> Sample {
         redundant: status.repair.redundant,
         bytes_per_second: status.repair.bytes_per_second,
         slow: slow.collect(),
-        findings: status.health.iter().map(|finding| finding.text.clone()).collect(),
+        findings: bad.map(|finding| finding.text.clone()).collect(),
     }
 }
 
