@@ -26,6 +26,11 @@ faults *ARGS:
     cargo build -p everhold-cli -p everhold-sim
     target/debug/everhold-faults {{ARGS}}
 
+# What is promised while machines fail, measured; needs root. A quarter of an hour, `--short` for less.
+reliability *ARGS:
+    cargo build -p everhold-cli -p everhold-sim
+    target/debug/everhold-reliability {{ARGS}}
+
 # The tests of mounts that wait for a session to end (30 s); needs root and /dev/fuse.
 mount-slow:
     cargo test -p everhold-cli --test mount -- --ignored

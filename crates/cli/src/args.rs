@@ -3,7 +3,8 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use everhold_proto::fs::Consistency;
-use everhold_proto::{ByteSize, NodeId};
+use everhold_proto::map::Spread;
+use everhold_proto::{ByteSize, DiskId, NodeId};
 use std::path::PathBuf;
 
 /// A distributed file system that keeps files readable, writable and safe while machines fail.
@@ -19,7 +20,8 @@ pub(crate) struct Cli {
 const AFTER_HELP: &str = "\
 Start with `everhold up`, then `everhold fs put FILE /FILE` in another terminal.
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 cluster unreachable, 5 busy or timed out,
-6 data corrupt or lost, 7 no space, 8 exists or changed meanwhile, 9 foreign cluster or format, 130 interrupted.";
+6 data corrupt or lost, 7 no space, 8 exists, changed meanwhile or would break a rule, 9 foreign cluster or format,
+10 and 11 of `health`: warnings, and data or service at risk, 130 interrupted.";
 
 /// The strategies as they are called on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,17 +82,31 @@ pub(crate) enum Command {
     /// Nodes: list, start, stop, maintenance
     #[command(subcommand)]
     Node(NodeCommand),
+    /// What is not as it should be, how bad it is, and what to do; the exit code tells scripts
+    Health,
+    /// Disks: list, empty, take back
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// How data is kept: copies, and the level that they are spread over
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Read every copy back now and repair what is bad; without that, it happens over a week
+    #[command(subcommand)]
+    Scrub(ScrubCommand),
     /// Placement groups
     #[command(subcommand)]
     Pg(PgCommand),
     /// Repair: what is not fully redundant
     #[command(subcommand)]
     Repair(RepairCommand),
-    /// The last transitions of nodes, disks and placement groups
+    /// The last transitions of nodes, disks, placement groups and the brake, with their reasons
     Events {
         /// How many
         #[arg(long, default_value_t = 50)]
         limit: u32,
+        /// Only of these: a node (n3), a disk (d3), a placement group (pg17), brake
+        #[arg(long, value_name = "SUBJECT,…", value_delimiter = ',')]
+        of: Vec<String>,
     },
     /// Measure throughput and cost beside what disk and network can do
     Bench(BenchArgs),
@@ -318,6 +334,109 @@ pub(crate) enum NodeCommand {
         #[arg(value_parser = ["on", "off"])]
         mode: String,
     },
+    /// Empty a node: its copies and its vote go to others. Refused when too few nodes or zones would be left
+    Drain {
+        /// The node, such as 3 or n3
+        node: NodeId,
+        /// Take it back
+        #[arg(long, conflicts_with = "wait")]
+        cancel: bool,
+        /// Wait until it is empty
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Take a node that is drained or lost out of the cluster for good
+    Remove {
+        /// The node, such as 3 or n3
+        node: NodeId,
+    },
+    /// Say where a node stands, whatever its process was started with
+    Label {
+        /// The node, such as 3 or n3
+        node: NodeId,
+        /// Region
+        #[arg(long)]
+        region: Option<String>,
+        /// Zone
+        #[arg(long)]
+        zone: Option<String>,
+        /// Rack
+        #[arg(long)]
+        rack: Option<String>,
+        /// Host
+        #[arg(long)]
+        host: Option<String>,
+        /// What its process says counts again, from its next start on
+        #[arg(long, conflicts_with_all = ["region", "zone", "rack", "host"])]
+        reset: bool,
+    },
+}
+
+/// `everhold disk`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiskCommand {
+    /// All disks: node, state, space, places in placement groups, speed
+    Ls,
+    /// Empty a disk. Refused when too few nodes or zones would be left
+    Drain {
+        /// The disk, such as 3 or d3
+        disk: DiskId,
+        /// Take it back
+        #[arg(long)]
+        cancel: bool,
+    },
+}
+
+/// `everhold policy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// All policies
+    Ls,
+    /// Change a policy; what is stored follows by itself. Refused when the nodes that there are cannot keep it
+    Set {
+        /// Its name
+        #[arg(default_value = "default")]
+        name: String,
+        /// Copies of each block
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
+        replicas: Option<u8>,
+        /// The level of failure domains that copies are spread over
+        #[arg(long, value_enum)]
+        spread: Option<SpreadArg>,
+    },
+}
+
+/// `everhold scrub`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScrubCommand {
+    /// Begin
+    Start {
+        /// Wait until every copy was read
+        #[arg(long)]
+        wait: bool,
+    },
+    /// How far it is, and what was found
+    Status,
+}
+
+/// The levels as they are called on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpreadArg {
+    Region,
+    Zone,
+    Rack,
+    Host,
+}
+
+impl From<SpreadArg> for Spread {
+    fn from(arg: SpreadArg) -> Self {
+        match arg {
+            SpreadArg::Region => Spread::Region,
+            SpreadArg::Zone => Spread::Zone,
+            SpreadArg::Rack => Spread::Rack,
+            SpreadArg::Host => Spread::Host,
+        }
+    }
 }
 
 /// `everhold pg`.

@@ -28,6 +28,10 @@ pub(crate) enum Exit {
     Conflict = 8,
     /// Another cluster or another format version.
     Foreign = 9,
+    /// `health` found warnings: redundancy or service is reduced.
+    Degraded = 10,
+    /// `health` found that data or service is at risk now.
+    AtRisk = 11,
     /// Ended by Ctrl-C or SIGTERM.
     Interrupted = 130,
 }

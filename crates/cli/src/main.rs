@@ -11,15 +11,19 @@ mod bench;
 mod connect;
 mod context;
 mod demo;
+mod disk;
 mod exit;
 mod fs;
 mod generated;
+mod health;
 mod interrupt;
 mod local;
 mod man;
 mod mount;
 mod node;
 mod output;
+mod policy;
+mod scrub;
 mod server;
 mod status;
 mod up;
@@ -76,7 +80,11 @@ async fn run(cli: Cli) -> CliResult {
         Command::Node(command) => node::run(command, &global).await,
         Command::Pg(PgCommand::Ls) => views::pgs(&global).await,
         Command::Repair(RepairCommand::Ls) => views::repair(&global).await,
-        Command::Events { limit } => views::events(&global, limit).await,
+        Command::Health => health::run(&global).await,
+        Command::Disk(command) => disk::run(command, &global).await,
+        Command::Policy(command) => policy::run(command, &global).await,
+        Command::Scrub(command) => scrub::run(command, &global).await,
+        Command::Events { limit, of } => views::events(&global, limit, &of).await,
         Command::Bench(args) => bench::run(args, &global).await,
         Command::Man { dir } => man::run(&dir),
     }

@@ -1,4 +1,6 @@
-//! `everhold node ls|start|stop|maintenance`.
+//! `everhold node`: what concerns processes on this machine is here, orders to the cluster in `orders`.
+
+mod orders;
 
 use crate::args::{Global, NodeCommand};
 use crate::connect::{Admin, LEADER_LIMIT};
@@ -22,6 +24,14 @@ pub(crate) async fn run(command: NodeCommand, global: &Global) -> CliResult {
         NodeCommand::Start { node } => start(node, global).await,
         NodeCommand::Stop { node, kill } => stop(node, kill, global),
         NodeCommand::Maintenance { node, mode } => maintenance(node, mode == "on", global).await,
+        NodeCommand::Drain { node, cancel, wait } => {
+            orders::drain(node, cancel, wait, global).await
+        }
+        NodeCommand::Remove { node } => orders::remove(node, global).await,
+        NodeCommand::Label { node, region, zone, rack, host, reset } => {
+            let given = orders::Given { region, zone, rack, host };
+            orders::label(node, given, reset, global).await
+        }
     }
 }
 

@@ -82,9 +82,13 @@ pub(crate) async fn repair(global: &Global) -> CliResult {
 }
 
 /// `everhold events`.
-pub(crate) async fn events(global: &Global, limit: u32) -> CliResult {
-    let events =
-        Admin::new(&seeds(global)?).leader(&rpc::GetEvents { limit }, LEADER_LIMIT).await?;
+pub(crate) async fn events(global: &Global, limit: u32, of: &[String]) -> CliResult {
+    // Filtered here, so that the limit counts what is shown.
+    let ask = rpc::GetEvents { limit: if of.is_empty() { limit } else { u32::MAX } };
+    let mut events = Admin::new(&seeds(global)?).leader(&ask, LEADER_LIMIT).await?;
+    events.retain(|event| of.is_empty() || of.contains(&event.subject));
+    let surplus = events.len().saturating_sub(limit as usize);
+    events.drain(..surplus);
     if global.json {
         return json(&events);
     }

@@ -63,6 +63,9 @@ pub struct ClientOptions {
     /// Make changes of directories that nobody else uses here, and tell the cluster soon after
     /// ([`Client::settle`] waits for that). Needs `follow`.
     pub write_behind: bool,
+    /// Go round nodes that do not answer well, ask a second copy when the first is slow, and do not wait for
+    /// the last copy of a write. Off only to show what that is worth.
+    pub protected: bool,
 }
 
 impl Default for ClientOptions {
@@ -78,6 +81,7 @@ impl Default for ClientOptions {
             buffers: 32,
             follow: false,
             write_behind: false,
+            protected: true,
         }
     }
 }
@@ -125,7 +129,7 @@ impl Client {
         let identity = Arc::new(Identity::unknown());
         let wire = Wire::new(env.clone(), identity.clone());
         let mut client = Client {
-            peers: Peers::new(env.entropy.clone()),
+            peers: Peers::new(env.entropy.clone(), options.protected),
             memory: Arc::new(Semaphore::new(options.buffers.max(1))),
             dirty: Dirty::default(),
             view: View::new(seeds.to_vec()),

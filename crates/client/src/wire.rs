@@ -246,7 +246,35 @@ impl Wire {
         range: Option<Range<u32>>,
         deadline: Instant,
     ) -> Result<(Bytes, u32), WireError> {
+        self.read_block(address, disk, pg, id, range, HeaderMap::new(), deadline).await
+    }
+
+    /// A whole block for the repair of another disk, with the CRC32C of its bytes: whoever has it serves clients
+    /// first.
+    pub async fn fetch_block(
+        &self,
+        address: &str,
+        disk: DiskId,
+        pg: PgId,
+        id: BlockId,
+        deadline: Instant,
+    ) -> Result<(Bytes, u32), WireError> {
         let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(rpc::block::REPAIR), HeaderValue::from_static("1"));
+        self.read_block(address, disk, pg, id, None, headers, deadline).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a block has an address of many parts")]
+    async fn read_block(
+        &self,
+        address: &str,
+        disk: DiskId,
+        pg: PgId,
+        id: BlockId,
+        range: Option<Range<u32>>,
+        mut headers: HeaderMap,
+        deadline: Instant,
+    ) -> Result<(Bytes, u32), WireError> {
         if let Some(range) = &range {
             assert!(range.start < range.end, "an empty range of a block has no meaning");
             let text = format!("bytes={}-{}", range.start, range.end - 1);

@@ -1,8 +1,8 @@
 //! What an operator should know, and what to do about it.
 
-use everhold_proto::NodeId;
-use everhold_proto::map::{ClusterMap, DiskState, Fullness, Node, NodeState};
+use everhold_proto::map::{ClusterMap, DiskState, Fullness, Node, NodeState, Pg, Policy};
 use everhold_proto::rpc::{Finding, RepairStatus, Severity};
+use everhold_proto::{DiskId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that is not as it should be, the most severe first; empty when all is well.
@@ -26,6 +26,14 @@ pub fn findings(
     findings.metadata(map, voters);
     findings.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings.0
+}
+
+/// Whether two members in service share a domain of the policy's level.
+fn shares_a_domain(map: &ClusterMap, policy: &Policy, pg: &Pg) -> bool {
+    let disks: Vec<DiskId> =
+        pg.members.iter().map(|m| m.disk).filter(|disk| map.is_reachable(*disk)).collect();
+    let wanted = disks.len().min(usize::from(policy.copies));
+    pg.policy == policy.id && map.domains_of(policy.spread, disks.iter().copied()) < wanted
 }
 
 struct Findings(Vec<Finding>);
@@ -59,6 +67,15 @@ impl Findings {
         }
         for policy in map.policies.values() {
             let in_service = map.nodes.values().filter(|n| n.state <= NodeState::Suspect).count();
+            let shared = map.pgs.values().filter(|pg| shares_a_domain(map, policy, pg)).count();
+            if in_service >= usize::from(policy.copies) && shared > 0 {
+                let (name, level) = (&policy.name, policy.spread);
+                self.add(
+                    Severity::Warning,
+                    format!("{shared} placement groups of policy {name} have copies that share a {level}"),
+                    "bring back the nodes that are away, or add some elsewhere; copies then move by themselves",
+                );
+            }
             if in_service < usize::from(policy.copies) {
                 self.add(
                     Severity::Warning,
@@ -106,6 +123,11 @@ impl Findings {
                 DiskState::Draining => {
                     self.add(Severity::Info, format!("{what} is being emptied"), "wait");
                 }
+                DiskState::Slow => self.add(
+                    Severity::Warning,
+                    format!("{what} is far slower than its peers; reads and writes go round it"),
+                    "look at the device; `everhold disk drain` empties it, and it counts again once it is as fast",
+                ),
                 DiskState::In => {}
             }
             match disk.fullness {

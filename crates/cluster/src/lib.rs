@@ -4,7 +4,7 @@
 //! key-value transaction: [`create()`], [`map::apply`], [`table::apply`] and what a commit calls
 //! ([`table::judge`], [`table::admit`], [`table::reference`]); [`reads`] answers from the same rows. The
 //! *control* half looks at a map and at the time it is given, and proposes: [`detector`], [`brake`],
-//! [`placement`], [`repair`], [`voters`], [`health`].
+//! [`slow`], [`placement`], [`repair`], [`voters`], [`health`].
 //!
 //! **Invariant:** a proposal is only a proposal; every rule that keeps data safe is checked where the
 //! command is applied. **Invariant:** no clock, no randomness, no I/O here.
@@ -15,6 +15,7 @@ mod protocol_tests;
 mod state;
 #[cfg(test)]
 mod testing;
+mod topology;
 
 pub mod map;
 pub mod table;
@@ -31,5 +32,6 @@ pub mod repair;
 pub mod voters;
 
 pub mod health;
+pub mod slow;
 
 pub use create::create;

@@ -1,6 +1,7 @@
-//! Which disks hold a placement group: spread over zones, then nodes, then even by capacity.
+//! Which disks hold a placement group: spread over the domains of the policy's level (zones, unless it says
+//! otherwise), then zones, then nodes, then even by capacity.
 //!
-//! Each choice takes, among the disks allowed, the one in the least used zone, then with the fewest
+//! Each choice takes, among the disks allowed, the one in the least used domain, then with the fewest
 //! memberships for its capacity, then on the node that shares the fewest PGs with those chosen (so every
 //! pair of nodes shares some, and every node helps to rebuild any other), then by a rendezvous hash.
 //! Small clusters come out even, where pure hashing would be off by a quarter. **Invariant:** never two
@@ -9,7 +10,7 @@
 #[cfg(test)]
 mod tests;
 
-use everhold_proto::map::{ClusterMap, Disk, DiskState, Fullness, NodeState, Pg, Policy};
+use everhold_proto::map::{ClusterMap, Disk, DiskState, Fullness, NodeState, Pg, Policy, Spread};
 use everhold_proto::{DiskId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +41,7 @@ pub fn plan_pgs(map: &ClusterMap, policy: &Policy) -> Vec<Vec<DiskId>> {
         .map(|salt| {
             let mut members = Vec::with_capacity(copies);
             while let Some(disk) = (members.len() < copies)
-                .then(|| placement.choose(&members, &[], salt as u64))
+                .then(|| placement.choose(policy.spread, &members, &[], salt as u64))
                 .flatten()
             {
                 placement.add(&members, disk);
@@ -88,22 +89,25 @@ impl<'a> Placement<'a> {
     /// The best disk to go with `members`; none of `excluded`, and no second one on a node.
     pub(crate) fn choose(
         &self,
+        level: Spread,
         members: &[DiskId],
         excluded: &[DiskId],
         salt: u64,
     ) -> Option<DiskId> {
         let nodes: Vec<NodeId> = members.iter().filter_map(|disk| self.node(*disk)).collect();
-        let mut zones: BTreeMap<String, usize> = BTreeMap::new();
-        for zone in members.iter().filter_map(|disk| self.zone(*disk)) {
-            *zones.entry(zone).or_default() += 1;
-        }
+        let domains = self.crowds(level, members);
+        let zones = self.crowds(Spread::Zone, members);
+        let crowd = |crowds: &BTreeMap<String, usize>, level, disk| {
+            self.domain(level, disk).and_then(|name| crowds.get(&name)).copied().unwrap_or(0)
+        };
         self.usable()
             .filter(|disk| !nodes.contains(&disk.node))
             .filter(|disk| !members.contains(&disk.id) && !excluded.contains(&disk.id))
             .min_by_key(|disk| {
-                let crowd = self.zone(disk.id).and_then(|zone| zones.get(&zone)).unwrap_or(&0);
+                let crowds =
+                    (crowd(&domains, level, disk.id), crowd(&zones, Spread::Zone, disk.id));
                 let shared: u64 = nodes.iter().map(|node| self.shared(*node, disk.node)).sum();
-                (*crowd, self.load_with(disk.id, 1), shared, rendezvous(salt, disk.id))
+                (crowds, self.load_with(disk.id, 1), shared, rendezvous(salt, disk.id))
             })
             .map(|disk| disk.id)
     }
@@ -136,8 +140,17 @@ impl<'a> Placement<'a> {
         self.map.disks.get(&disk).map(|disk| disk.node)
     }
 
-    fn zone(&self, disk: DiskId) -> Option<String> {
-        self.map.node_of(disk).map(|node| node.zone())
+    fn domain(&self, level: Spread, disk: DiskId) -> Option<String> {
+        self.map.node_of(disk).map(|node| node.domain(level))
+    }
+
+    /// How many of `members` stand in each domain.
+    fn crowds(&self, level: Spread, members: &[DiskId]) -> BTreeMap<String, usize> {
+        let mut crowds = BTreeMap::new();
+        for name in members.iter().filter_map(|disk| self.domain(level, *disk)) {
+            *crowds.entry(name).or_default() += 1;
+        }
+        crowds
     }
 
     fn shared(&self, a: NodeId, b: NodeId) -> u64 {
@@ -145,10 +158,15 @@ impl<'a> Placement<'a> {
     }
 }
 
+/// The level that the policy of a PG spreads its copies over.
+pub(crate) fn level(map: &ClusterMap, pg: &Pg) -> Spread {
+    map.policies.get(&pg.policy).map(|policy| policy.spread).unwrap_or_default()
+}
+
 /// The disk that should replace a lost or leaving member: `kept` are those that stay.
 pub(crate) fn replacement(placement: &Placement<'_>, pg: &Pg, kept: &[DiskId]) -> Option<DiskId> {
     let holders: Vec<DiskId> = pg.holders().collect();
-    placement.choose(kept, &holders, u64::from(pg.id.0))
+    placement.choose(level(placement.map, pg), kept, &holders, u64::from(pg.id.0))
 }
 
 /// A well mixed number of (salt, disk): the same everywhere, different for each PG.

@@ -26,17 +26,23 @@ pub struct Limits {
     pub actions_max: usize,
     /// PGs in motion for evenness at a time.
     pub moves_max: usize,
+    /// Log time.
+    pub now_ms: u64,
+    /// A disk whose node went Out, or came back, so lately keeps its places as former although the PGs are full
+    /// without it: what it holds is worth more than what a move to it would cost.
+    pub former_keep_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { braked: false, actions_max: 64, moves_max: 4 }
+        let (now_ms, former_keep_ms) = (u64::MAX, 120_000);
+        Limits { braked: false, actions_max: 64, moves_max: 4, now_ms, former_keep_ms }
     }
 }
 
 /// What should be proposed now, the most urgent first. Empty when all is well or has to wait.
 pub fn plan(map: &ClusterMap, limits: &Limits) -> Vec<MapCommand> {
-    let mut planner = Planner { map, placement: Placement::of(map), actions: Vec::new() };
+    let mut planner = Planner { map, limits, placement: Placement::of(map), actions: Vec::new() };
     let mut pgs: Vec<&Pg> = map.pgs.values().collect();
     pgs.sort_by_key(|pg| (reachable_full(map, pg), pg.id));
     for pg in pgs {
@@ -58,6 +64,7 @@ pub fn plan(map: &ClusterMap, limits: &Limits) -> Vec<MapCommand> {
 
 struct Planner<'a> {
     map: &'a ClusterMap,
+    limits: &'a Limits,
     placement: Placement<'a>,
     actions: Vec<MapCommand>,
 }
@@ -101,14 +108,19 @@ impl Planner<'_> {
     }
 
     /// A former that is back lacks only what was written meanwhile: it joins again, also beside a
-    /// replacement that is not full yet. Whoever is full first stays.
+    /// replacement that is not full yet. Whoever is full first stays. If it is back soon it joins also where
+    /// nothing is lacking: then the most loaded leaves, and the disks are even again for the price of what it
+    /// missed.
     fn take_back(&mut self, pg: &mut Pg) {
         let copies = copies(self.map, pg);
         let back: Vec<DiskId> =
             pg.formers.iter().copied().filter(|disk| self.is_in_service(*disk)).collect();
         for disk in back {
-            if pg.full_members() >= copies || pg.members.len() > copies {
+            if pg.members.len() > copies {
                 return;
+            }
+            if pg.full_members() >= copies && !self.is_recent(disk) {
+                continue;
             }
             self.propose(pg, PgChange::TakeBack(disk));
             pg.formers.retain(|former| *former != disk);
@@ -153,9 +165,20 @@ impl Planner<'_> {
         }
         if reachable_full(self.map, &pg) >= copies {
             for disk in pg.formers.clone() {
-                self.propose(&mut pg, PgChange::EndFormer(disk));
+                if !self.is_recent(disk) {
+                    self.propose(&mut pg, PgChange::EndFormer(disk));
+                }
             }
         }
+    }
+
+    /// Whether the disk is to stay, and the state of its node changed lately.
+    fn is_recent(&self, disk: DiskId) -> bool {
+        let stays = self.map.disks.get(&disk).is_some_and(|disk| disk.state == DiskState::In);
+        stays
+            && self.map.node_of(disk).is_some_and(|node| {
+                self.limits.now_ms.saturating_sub(node.since_ms) < self.limits.former_keep_ms
+            })
     }
 
     fn create_pgs(&mut self) -> bool {

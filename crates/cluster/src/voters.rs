@@ -81,7 +81,8 @@ impl Election<'_> {
     /// The voters that there should be; `None` if a voter ought to be replaced and cannot.
     fn wanted(&self) -> Option<BTreeSet<NodeId>> {
         let current = self.now.voters.len();
-        let present = self.map.nodes.values().filter(|node| node.state != NodeState::Out).count();
+        let counts = |node: &&Node| node.state != NodeState::Out && !self.map.is_draining(node.id);
+        let present = self.map.nodes.values().filter(counts).count();
         let target = match present {
             0..=2 => 1,
             3..=4 => 3,
@@ -127,12 +128,18 @@ impl Election<'_> {
     }
 
     /// Lower is better; `None`: not to be a voter. Voters first, the healthy ones before those that are
-    /// away for a moment; then others, in the zone least used; learners before the rest.
+    /// away for a moment; then others, in the zone least used; learners before the rest. A voter that is being
+    /// emptied is the last resort.
     fn rank(&self, node: &Node, used: &BTreeMap<String, usize>) -> Option<(u8, usize, u8, NodeId)> {
         let crowd = used.get(&node.zone()).copied().unwrap_or(0);
+        let draining = self.map.is_draining(node.id);
         if self.now.voters.contains(&node.id) {
             let away = u8::from(node.state > NodeState::Suspect);
-            return self.stays(node.id).then_some((0, 0, away, node.id));
+            let class = if draining { 2 } else { 0 };
+            return self.stays(node.id).then_some((class, 0, away, node.id));
+        }
+        if draining {
+            return None;
         }
         let fit = node.state == NodeState::Up && !node.maintenance;
         let fresh = u8::from(!self.now.learners.contains_key(&node.id));

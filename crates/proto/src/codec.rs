@@ -5,7 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// Version of the encodings in this crate. Raised when a stored row or a message changes its shape;
 /// nodes of different versions refuse each other by name instead of misreading.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Bytes that do not decode, or have more after the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

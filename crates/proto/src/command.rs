@@ -154,8 +154,35 @@ pub enum MapCommand {
         /// The id it had; another one stays.
         raft: RaftId,
     },
-    /// Adds or replaces a policy. Answer: `Done`.
+    /// Adds or replaces a policy. Refused (`Conflict`) when the nodes that there are cannot keep it. Answer:
+    /// `Done`.
     SetPolicy(Policy),
+    /// All disks of a node are to be emptied, or not any more. Refused (`Conflict`) when what would be left
+    /// cannot keep a policy that is kept now. Answer: `Done`.
+    DrainNode {
+        /// The node.
+        node: NodeId,
+        /// On or off.
+        on: bool,
+    },
+    /// A node that is drained or Out leaves the map for good, with its disks; its process may not register
+    /// again. Refused (`Conflict`) while a disk of it has a place in a PG, or it has an id in Raft.
+    /// Answer: `Done`.
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// Where a node stands, whatever its process says; `None`: what its process says, from its next
+    /// registration on. Refused (`Conflict`) when a policy that is kept now could not be kept. Answer: `Done`.
+    SetLabels {
+        /// The node.
+        node: NodeId,
+        /// Its failure domains.
+        labels: Option<Labels>,
+    },
+    /// The brake went on, with the reason, or off: for the event log only. It changes nothing else, and raises
+    /// no epoch. Answer: `Done`.
+    NoteBrake(Option<String>),
 }
 
 /// Usage of one disk.

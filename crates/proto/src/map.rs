@@ -67,6 +67,8 @@ pub struct Node {
     pub raft: Option<RaftId>,
     /// Stopped on purpose: it is not moved from Down to Out.
     pub maintenance: bool,
+    /// An operator gave it its labels; what its process says at its start does not change them.
+    pub labels_fixed: bool,
     /// The mark of its data directory when it registered last; 0 if it has none.
     pub mark: u64,
 }
@@ -79,6 +81,47 @@ impl Node {
         } else {
             format!("{}/{}", self.labels.region, self.labels.zone)
         }
+    }
+
+    /// The failure domain of this level that it stands in, or itself when it has no label of the level. Two
+    /// nodes with the same name of a level are in one domain only if the levels above agree too.
+    pub fn domain(&self, level: Spread) -> String {
+        let Labels { region, zone, rack, host } = &self.labels;
+        let (own, path) = match level {
+            Spread::Zone => return self.zone(),
+            Spread::Region => (region, region.clone()),
+            Spread::Rack => (rack, format!("{region}/{zone}/{rack}")),
+            Spread::Host => (host, format!("{region}/{zone}/{rack}/{host}")),
+        };
+        if own.is_empty() { format!("node:{}", self.id) } else { path }
+    }
+}
+
+/// A level of failure domains: what should be lost at once without losing more than one copy.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Spread {
+    /// Zones.
+    #[default]
+    Zone,
+    /// Regions.
+    Region,
+    /// Racks.
+    Rack,
+    /// Hosts; several nodes may run on one.
+    Host,
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Spread::Zone => "zone",
+            Spread::Region => "region",
+            Spread::Rack => "rack",
+            Spread::Host => "host",
+        })
     }
 }
 
@@ -110,6 +153,20 @@ pub enum DiskState {
     Draining,
     /// Failed: treated as lost.
     Failed,
+    /// Far slower than its peers: writes and reads prefer to go round it, and it gets no new places. It keeps
+    /// those it has, and what it holds counts.
+    Slow,
+}
+
+impl fmt::Display for DiskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            DiskState::In => "in",
+            DiskState::Draining => "draining",
+            DiskState::Failed => "failed",
+            DiskState::Slow => "slow",
+        })
+    }
 }
 
 /// One data directory or device of a node.
@@ -218,13 +275,16 @@ pub struct Policy {
     pub write_quorum: u8,
     /// When data counts as written.
     pub durability: Durability,
+    /// The level that copies are spread over: as many of its domains as there are, up to one for each copy.
+    pub spread: Spread,
 }
 
 impl Policy {
-    /// `copies` copies, acknowledged by a majority of them.
+    /// `copies` copies, spread over zones, acknowledged by a majority of them.
     pub fn replicated(id: PolicyId, name: &str, copies: u8) -> Self {
         let write_quorum = copies / 2 + u8::from(!planted::has(Bug::QuorumOfOne));
-        Policy { id, name: name.into(), copies, write_quorum, durability: Durability::Sync }
+        let (durability, spread) = (Durability::Sync, Spread::Zone);
+        Policy { id, name: name.into(), copies, write_quorum, durability, spread }
     }
 }
 
@@ -255,6 +315,20 @@ impl ClusterMap {
     pub fn is_reachable(&self, disk: DiskId) -> bool {
         self.disks.get(&disk).is_some_and(|d| d.state != DiskState::Failed)
             && self.node_of(disk).is_some_and(|n| n.state <= NodeState::Suspect)
+    }
+
+    /// Whether the node is being emptied: it has disks, and none of them is to stay.
+    pub fn is_draining(&self, node: NodeId) -> bool {
+        let mut disks = self.disks.values().filter(|disk| disk.node == node).peekable();
+        let leaves = |d: &Disk| matches!(d.state, DiskState::Draining | DiskState::Failed);
+        disks.peek().is_some() && disks.all(leaves)
+    }
+
+    /// Number of distinct failure domains of `level` that `disks` stand in.
+    pub fn domains_of(&self, level: Spread, disks: impl IntoIterator<Item = DiskId>) -> usize {
+        let nodes = disks.into_iter().filter_map(|disk| self.node_of(disk));
+        let domains: std::collections::BTreeSet<_> = nodes.map(|n| n.domain(level)).collect();
+        domains.len()
     }
 
     /// Number of distinct zones of `disks`.

@@ -248,7 +248,21 @@ pub struct Heartbeat {
     pub repair: RepairProgress,
     /// The node is stopping on purpose, now.
     pub leaving: bool,
+    /// How fast its disks answered lately; none for disks without enough work to tell.
+    pub speeds: Vec<DiskSpeed>,
 }
+
+/// How fast a disk answered in the last seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpeed {
+    /// The disk.
+    pub disk: DiskId,
+    /// Median time of a durable write of a block; `None`: too few.
+    pub write_micros: Option<u32>,
+    /// Median time of a read of a block from the disk; `None`: too few.
+    pub read_micros: Option<u32>,
+}
+
 /// Repair on one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairProgress {
@@ -617,8 +631,35 @@ pub struct DiskStatus {
     pub checksum_errors: u64,
     /// Why it does not work, if so.
     pub failed: Option<String>,
+    /// Its scrub.
+    pub scrub: ScrubStatus,
 }
 rpc!(GetNodeStatus => NodeStatus, "Node/GetStatus");
+
+/// The pass of a scrub over a disk that is under way, and what the passes before it found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// This pass was asked for: it reads as fast as the disk allows, instead of spreading over days.
+    pub urgent: bool,
+    /// Copies read in this pass.
+    pub checked_blocks: u64,
+    /// Bytes of these.
+    pub checked_bytes: u64,
+    /// Copies on the disk when the pass began.
+    pub blocks: u64,
+    /// Passes completed since the node started.
+    pub passes: u64,
+    /// Passes that were asked for and are completed, since the node started.
+    pub urgent_passes: u64,
+    /// Copies found bad since the node started, by scrubs and by readers.
+    pub bad_blocks: u64,
+}
+
+/// Reads every block of the node's disks back, now: the passes under way end early, and urgent ones begin.
+/// Asked again while one is under way, it begins anew.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StartScrub {}
+rpc!(StartScrub => (), "Node/StartScrub");
 
 /// Raft messages: `POST /everhold.v1.Raft/{append,vote,prevote,snapshot}` with the bodies of the
 /// `consensus` crate.
@@ -636,6 +677,8 @@ pub mod block {
     pub const PREFIX: &str = "/blocks/";
     /// CRC32C of the body, 8 hexadecimal digits.
     pub const CRC: &str = "everhold-crc32c";
+    /// Present on a read that is for the repair of another disk: clients are served before it.
+    pub const REPAIR: &str = "everhold-repair";
     /// Generation of the PG that the writer goes by; the node refreshes its map when it has an older one.
     pub const GENERATION: &str = "everhold-generation";
 }

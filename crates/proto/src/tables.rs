@@ -99,6 +99,8 @@ pub enum Table {
     SessionLock = b'J',
     /// sequence (u64) → `fs::ChangeRecord`.
     Change = b'F',
+    /// node uuid (16) → node id: nodes that were removed; they never come back under this mark.
+    Removed = b'R',
 }
 
 /// Key of the header row.
@@ -108,6 +110,10 @@ pub fn header() -> Vec<u8> {
 /// Key of a node.
 pub fn node(id: NodeId) -> Vec<u8> {
     Key::new(Table::Node).u32(id.0).done()
+}
+/// Key of a node that was removed.
+pub fn removed(uuid: [u8; 16]) -> Vec<u8> {
+    Key::new(Table::Removed).bytes(&uuid)
 }
 /// Key of a disk.
 pub fn disk(id: DiskId) -> Vec<u8> {

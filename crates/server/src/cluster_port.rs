@@ -90,7 +90,7 @@ impl Cluster for ClusterPort {
         let peer = map.node_of(from).ok_or_else(unknown)?;
         let now = node.env.clock.now();
         let deadline = now + FETCH_LIMIT;
-        let got = node.wire.try_get_block(&peer.address, from, pg, block.id, None, deadline).await;
+        let got = node.wire.fetch_block(&peer.address, from, pg, block.id, deadline).await;
         match got {
             Ok((data, crc)) if data.len() == block.length as usize && crc == block.crc => Ok(data),
             Ok(_) => {

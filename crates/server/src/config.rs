@@ -74,7 +74,9 @@ pub struct RaftPace {
 
 impl Default for RaftPace {
     fn default() -> Self {
-        RaftPace { heartbeat_ms: 100, election_min_ms: 400, election_max_ms: 800 }
+        // A follower waits for the longest silence, which is the leader's lease, and then for its own: a leader that
+        // is gone is replaced after 580 to 720 ms.
+        RaftPace { heartbeat_ms: 100, election_min_ms: 220, election_max_ms: 360 }
     }
 }
 

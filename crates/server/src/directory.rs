@@ -252,14 +252,14 @@ mod tests {
         drop(open);
         let old = DataDirectory::open(&env, dir.path()).await.err().expect("is refused");
         assert!(
-            old.to_string().contains("format 7") && old.to_string().contains("format 1"),
+            old.to_string().contains("format 7") && old.to_string().contains("format 2"),
             "{old}"
         );
     }
 
     #[test]
     fn hostile_node_files_are_errors() {
-        for bytes in [&b"{}"[..], b"", b"\xff", b"{\"format\":1}", b"[1]"] {
+        for bytes in [&b"{}"[..], b"", b"\xff", b"{\"format\":2}", b"[1]"] {
             assert!(parse(Path::new("/d"), bytes).is_err());
         }
     }

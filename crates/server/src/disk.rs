@@ -2,6 +2,7 @@
 //! that it is.
 
 use crate::repair::LocalDisk;
+use crate::speed::Speedometer;
 use everhold_proto::command::DiskUsage;
 use everhold_proto::{DiskId, DiskSession};
 use everhold_store::BlockStore;
@@ -18,6 +19,8 @@ pub(crate) struct DiskSeat {
     formatted: Option<DiskId>,
     /// The blocks.
     pub(crate) store: Arc<BlockStore>,
+    /// How fast it answers.
+    pub(crate) speed: Speedometer,
     /// The disk of the cluster that it is, since its first registration in this process.
     local: OnceLock<Arc<LocalDisk>>,
 }
@@ -30,7 +33,8 @@ impl DiskSeat {
         formatted: Option<DiskId>,
         store: Arc<BlockStore>,
     ) -> Self {
-        DiskSeat { path, uuid, formatted, store, local: OnceLock::new() }
+        let speed = Speedometer::default();
+        DiskSeat { path, uuid, formatted, store, speed, local: OnceLock::new() }
     }
 
     /// The disk of the cluster that it is.

@@ -28,6 +28,7 @@ mod raft;
 mod router;
 mod server;
 mod services;
+mod speed;
 mod state;
 mod store_port;
 

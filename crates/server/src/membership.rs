@@ -266,6 +266,7 @@ async fn beat(node: &Arc<Node>) -> Result<HeartbeatReply, Error> {
         unreachable: node.signals.unreachable_lately(now),
         repair: node.repair_progress(),
         leaving: node.signals.leaving.load(Ordering::Relaxed),
+        speeds: node.disks.iter().filter_map(|d| Some(d.speed.speed(d.id()?, now))).collect(),
     };
     node.call_leader(&heartbeat, now + HEARTBEAT_LIMIT).await
 }

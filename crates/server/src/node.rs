@@ -28,6 +28,9 @@ use tokio::time::Instant;
 /// A peer that could not be reached is named in heartbeats for this long.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(3);
 
+/// Repair may hold this part of what clients may hold.
+const REPAIR_PART: usize = 4;
+
 /// Everything that services, loops and workers of one node share.
 pub(crate) struct Node {
     pub(crate) env: Env,
@@ -155,8 +158,10 @@ pub(crate) struct Gates {
     pub(crate) control: Gate,
     /// Calls of caches for the change feed; most of them wait for something to happen.
     pub(crate) feed: Gate,
-    /// Bytes of blocks in memory.
+    /// Bytes of blocks in memory, for clients.
     pub(crate) blocks: Budget,
+    /// Bytes of blocks in memory that are read for the repair of others.
+    pub(crate) repair: Budget,
 }
 
 impl Gates {
@@ -170,6 +175,11 @@ impl Gates {
             control: Gate::new("control calls", load.control_calls_max),
             feed: Gate::new("followers", 2 * FOLLOWERS_MAX),
             blocks: Budget::new("blocks", block_units, load.connections_max),
+            repair: Budget::new(
+                "blocks for repair",
+                block_units / REPAIR_PART,
+                load.connections_max,
+            ),
         }
     }
 }

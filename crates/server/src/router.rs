@@ -16,7 +16,7 @@ use everhold_proto::rpc::{
     GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT, Heartbeat,
     Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX, ReadChanges,
     RegisterDisk, RegisterNode, RenewSession, ReportBad, ReportLost, ReportRepaired,
-    ReportUnreachable, RetireLearner, Rpc, TablePage,
+    ReportUnreachable, RetireLearner, Rpc, StartScrub, TablePage,
 };
 use everhold_proto::{ClusterId, Error, Kind};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -147,6 +147,7 @@ async fn unary(
         PrepareLearner,
         RetireLearner,
         GetNodeStatus,
+        StartScrub,
     ]
 }
 
@@ -256,14 +257,14 @@ mod tests {
             let headers = headers(&[(HEADER_CLUSTER, &cluster), (HEADER_FORMAT, format)]);
             check_peer(ours, &headers, optional)
         };
-        assert_eq!(check(&ours, "1", false), Ok(()));
+        assert_eq!(check(&ours, "2", false), Ok(()));
         for optional in [false, true] {
-            let e = check(&theirs, "1", optional).expect_err("another cluster");
+            let e = check(&theirs, "2", optional).expect_err("another cluster");
             assert_eq!(e.kind, Kind::Foreign);
             assert!(e.message.contains(&ours.to_string()), "{e}");
             assert!(e.message.contains(&theirs.to_string()), "{e}");
             let e = check(&ours, "9", optional).expect_err("another format");
-            assert!(e.message.contains("format 9") && e.message.contains("format 1"), "{e}");
+            assert!(e.message.contains("format 9") && e.message.contains("format 2"), "{e}");
         }
         assert!(check_peer(ours, &HeaderMap::new(), true).is_ok());
         assert_eq!(

@@ -15,7 +15,7 @@ use crate::map_cache::MapCache;
 use crate::membership::{self, FIRST_NODE, FIRST_RAFT};
 use crate::node::{Gates, HeartbeatConnections, Node, Registration, Signals};
 use crate::raft::{RaftSeat, WireTransport};
-use crate::{BadConfig, control};
+use crate::{BadConfig, control, speed};
 use everhold_client::{Identity, Wire};
 use everhold_consensus::{RaftNode, Role};
 use everhold_env::{Env, Listener, Task};
@@ -281,6 +281,7 @@ fn spawn(node: &Arc<Node>, listener: Listener) -> (watch::Sender<bool>, Vec<Task
         spawn.spawn(membership::run(node.clone(), wanted)),
         spawn.spawn(control::run(node.clone())),
         spawn.spawn(watch_disks(node.clone())),
+        spawn.spawn(speed::watch(node.clone())),
     ];
     (stop, tasks)
 }

@@ -4,8 +4,9 @@ mod common;
 
 use common::{TestCluster, TestNode, call, pattern};
 use everhold_client::{Client, CreateOptions, Wire};
+use everhold_proto::command::MapCommand;
 use everhold_proto::map::NodeState;
-use everhold_proto::rpc::{GetNodeStatus, NodeStatus, TablePage};
+use everhold_proto::rpc::{self, GetNodeStatus, NodeStatus, StartScrub, TablePage};
 use everhold_proto::table::BlockEntry;
 use everhold_proto::{DiskId, Kind, PgId};
 use std::path::{Path, PathBuf};
@@ -88,6 +89,81 @@ async fn a_flipped_bit_is_repaired() {
     assert!(repaired.await == victim);
     cluster.is_whole().await;
     check(&client, 0..3).await;
+}
+
+/// A bit that nobody reads is found by a scrub that was asked for, and repaired.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_finds_what_nobody_reads() {
+    let mut cluster = TestCluster::start(3, 3).await;
+    let client = cluster.client().await;
+    write(&client, 0..10).await;
+    let victim = pattern(1, FILE_BYTES);
+    cluster.nodes[1].stop().await;
+    flip_a_bit_of(&victim, &cluster.nodes[1].config.data_dir);
+    cluster.nodes[1].start().await;
+    cluster.is_whole().await;
+    assert_eq!(status_of(&cluster, &cluster.nodes[1]).await.disks[0].scrub.bad_blocks, 0);
+    for node in &cluster.nodes {
+        let (address, id) = (node.address(), cluster.cluster_id());
+        call(&cluster.env, &address, id, &StartScrub {}).await.expect("is begun");
+    }
+    cluster
+        .until("every node has read everything back", || async {
+            for node in &cluster.nodes {
+                let scrub = status_of(&cluster, node).await.disks[0].scrub.clone();
+                if scrub.urgent_passes == 0 {
+                    return None;
+                }
+                assert!(scrub.checked_blocks >= 10 && !scrub.urgent, "{scrub:?}");
+            }
+            Some(())
+        })
+        .await;
+    assert_eq!(status_of(&cluster, &cluster.nodes[1]).await.disks[0].scrub.bad_blocks, 1);
+    assert_eq!(status_of(&cluster, &cluster.nodes[0]).await.disks[0].scrub.bad_blocks, 0);
+    cluster.is_whole().await;
+    check(&client, 0..10).await;
+}
+
+/// A node that is drained gives away its blocks and its vote, and may then be removed; before that the order is
+/// refused, and afterwards its process must end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_drained_and_removed() {
+    let mut cluster = TestCluster::start(4, 3).await;
+    let client = cluster.client().await;
+    write(&client, 0..10).await;
+    let node = cluster.status().await.expect("a leader").leader.expect("it knows itself");
+    let order = |command| rpc::ChangeMap(command);
+    let remove = order(MapCommand::RemoveNode { node });
+    let early = cluster.ask(&remove).await.expect_err("it is not drained");
+    assert_eq!(early.kind, Kind::Conflict, "{early}");
+    cluster.ask(&order(MapCommand::DrainNode { node, on: true })).await.expect("drains");
+    let other = everhold_proto::NodeId(node.0 % 4 + 1);
+    let two = cluster.ask(&order(MapCommand::DrainNode { node: other, on: true })).await;
+    assert_eq!(two.map_err(|e| e.kind), Err(Kind::Conflict), "two nodes cannot hold three copies");
+    cluster
+        .until("the node is removed", || async {
+            match cluster.ask(&remove).await {
+                Ok(()) => Some(()),
+                Err(e) => {
+                    assert!(e.kind == Kind::Conflict || e.is_retryable(), "{e}");
+                    None
+                }
+            }
+        })
+        .await;
+    let status = cluster.status().await.expect("a leader");
+    assert!(!status.map.nodes.contains_key(&node) && !status.voters.contains(&node));
+    assert_eq!(status.voters.len(), 3);
+    let place = node.0 as usize - 1;
+    let gone = cluster.nodes[place].server.take().expect("it runs");
+    let ended = tokio::time::timeout(
+        std::time::Duration::from_secs(30),
+        gone.run_until(std::future::pending()),
+    );
+    let reason = ended.await.expect("it ends by itself").expect_err("it is refused");
+    assert!(reason.to_string().contains("was removed"), "{reason}");
+    check(&client, 0..10).await;
 }
 
 /// A node that is lost for good is given up, and its copies are made anew on the others.

@@ -19,6 +19,7 @@ mod nodes;
 mod options;
 mod probe;
 mod recorded;
+pub mod reliability;
 mod report;
 mod requirements;
 mod timeline;
@@ -32,7 +33,7 @@ use crate::real::hosts::Hosts;
 use crate::real::report::Report;
 use anyhow::{Context, Result};
 use everhold_env::Env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,9 +65,9 @@ pub fn run(options: &Options) -> ExitCode {
 
 /// `None`: it was interrupted.
 fn attempt(options: &Options) -> Result<Option<Report>> {
-    options.binary()?;
+    options.setup()?;
     let hosts = Hosts::enter(options.nodes)?;
-    let stage = Stage::new(options)?;
+    let stage = Stage::new(options.dir.as_deref())?;
     let seed = options.seed.unwrap_or_else(|| Env::real().entropy.below(1 << 32));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // On the main thread: the servers end with the thread that starts them.
@@ -100,8 +101,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(options: &Options) -> Result<Self> {
-        if let Some(dir) = &options.dir {
+    fn new(dir: Option<&Path>) -> Result<Self> {
+        if let Some(dir) = dir {
             std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
             return Ok(Stage { dir: dir.canonicalize()?, temporary: None });
         }

@@ -222,6 +222,7 @@ mod tests {
             boot: 1,
             raft: None,
             maintenance: false,
+            labels_fixed: false,
             mark: 0,
         };
         map.nodes.insert(node.id, node);

@@ -10,6 +10,7 @@ mod full;
 mod hostile;
 mod identity;
 mod leaders;
+mod orders;
 mod outage;
 mod power;
 mod smoke;

@@ -108,7 +108,7 @@ fn judge(map: &ClusterMap, pg: &Pg, allows: &impl Fn(NodeId) -> bool) -> Option<
         return None;
     }
     let healthy = |disk: &DiskId| {
-        let node = map.node_of(*disk);
+        let node = map.node_of(*disk).filter(|_| !is_slow(map, *disk));
         node.is_some_and(|n| n.state == everhold_proto::map::NodeState::Up && allows(n.id))
     };
     let well: Vec<DiskId> = takes.iter().copied().filter(healthy).collect();
@@ -125,6 +125,11 @@ fn judge(map: &ClusterMap, pg: &Pg, allows: &impl Fn(NodeId) -> bool) -> Option<
         Tier::Desperate
     };
     Some((tier, free.unwrap_or(0).clamp(1, 1 << 40)))
+}
+
+/// Whether the cluster found the disk far slower than its peers.
+pub(super) fn is_slow(map: &ClusterMap, disk: DiskId) -> bool {
+    map.disks.get(&disk).is_some_and(|disk| disk.state == DiskState::Slow)
 }
 
 /// Whether a disk may be sent blocks, by the map.
@@ -158,6 +163,7 @@ pub(super) mod tests {
                 boot: 1,
                 raft: None,
                 maintenance: false,
+                labels_fixed: false,
                 mark: 0,
             };
             let disk = Disk {

@@ -1,6 +1,7 @@
 //! Reading a block from any replica: the best one first, a second one when the first is slow, the next
 //! one when one fails or brings wrong bytes.
 
+use super::choice::is_slow;
 use super::plan::Piece;
 use crate::client::Client;
 use crate::health::Class;
@@ -107,7 +108,7 @@ impl Client {
                 running.push(self.read_replica(wanted, replica, class, deadline));
             }
             let Some((_, last_asked)) = asked.last() else { break };
-            let more = replicas.len() > 0;
+            let more = replicas.len() > 0 && self.options.protected;
             let wake = match (more, hedging) {
                 (true, true) => *last_asked + hedge,
                 (true, false) => *last_asked + late,
@@ -158,7 +159,7 @@ impl Client {
                 Some(_) => 2,
                 None => 3,
             };
-            let suspect = node.state == NodeState::Suspect;
+            let suspect = node.state == NodeState::Suspect || is_slow(map, disk);
             let micros = self.peers.mean(node.id, class).as_micros() as f64 + 100.0;
             let cost = (micros * (0.5 + self.env.entropy.unit())) as u64;
             let replica = Replica { disk, node: node.id, address: node.address.clone() };

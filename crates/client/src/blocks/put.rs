@@ -3,7 +3,7 @@
 //! **Invariant:** an id is used for one placement group only; a block that has to be written
 //! elsewhere takes a fresh one. The bytes are kept until the commit's answer.
 
-use super::choice::takes_writes;
+use super::choice::{is_slow, takes_writes};
 use crate::client::Client;
 use crate::error::{ClientError, Result};
 use crate::health::Class;
@@ -25,11 +25,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// A copy is late after so many times the usual 95th percentile.
-const LATE_FACTOR: u32 = 8;
+const LATE_FACTOR: u32 = 6;
 /// And after so many times what the quorum took: when all are slow, none is late.
 const QUORUM_FACTOR: u32 = 4;
 /// Bounds of that, and what is assumed before anything was measured.
-const LATE_MIN: Duration = Duration::from_millis(200);
+const LATE_MIN: Duration = Duration::from_millis(120);
 const LATE_MAX: Duration = Duration::from_secs(10);
 const LATE_UNKNOWN: Duration = Duration::from_secs(2);
 /// Without a quorum the block is written elsewhere after at least this long.
@@ -234,7 +234,7 @@ impl Client {
                 Ok(ack) => acks.push(ack),
                 Err(e) => last = e.into(),
             }
-            if enough(&acks) && until == give_up {
+            if enough(&acks) && until == give_up && self.options.protected {
                 let took = self.env.clock.now().saturating_duration_since(started);
                 until = give_up.min(started + late.max(took * QUORUM_FACTOR));
             }
@@ -254,7 +254,8 @@ impl Client {
         let takes = pg.members.iter().map(|m| m.disk).filter(|disk| takes_writes(map, *disk));
         let target = |disk| Some(Target { disk, node: map.node_of(disk)?.id });
         let all: Vec<Target> = takes.filter_map(target).collect();
-        let well: Vec<Target> = all.iter().filter(|t| self.peers.allows(t.node)).cloned().collect();
+        let looks_well = |t: &&Target| self.peers.allows(t.node) && !is_slow(map, t.disk);
+        let well: Vec<Target> = all.iter().filter(looks_well).cloned().collect();
         let zones = |targets: &[Target]| map.zones_of(targets.iter().map(|t| t.disk)).min(2);
         if well.len() >= quorum && zones(&well) == zones(&all) { well } else { all }
     }

@@ -44,14 +44,16 @@ struct Peer {
 /// All peers. Nodes are few (`NODES_MAX`), so nothing is ever evicted.
 pub(crate) struct Peers {
     entropy: Entropy,
+    /// Whether breakers count at all.
+    protected: bool,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Raised whenever a breaker opens or closes.
     version: AtomicU64,
 }
 
 impl Peers {
-    pub(crate) fn new(entropy: Entropy) -> Self {
-        Peers { entropy, peers: Mutex::default(), version: AtomicU64::new(0) }
+    pub(crate) fn new(entropy: Entropy, protected: bool) -> Self {
+        Peers { entropy, protected, peers: Mutex::default(), version: AtomicU64::new(0) }
     }
 
     /// Raised whenever the answer of [`Peers::allows`] changes for some node.
@@ -61,7 +63,7 @@ impl Peers {
 
     /// Whether work may be sent to `node`.
     pub(crate) fn allows(&self, node: NodeId) -> bool {
-        self.peers.lock().get(&node).is_none_or(|peer| peer.breaker.allows())
+        !self.protected || self.peers.lock().get(&node).is_none_or(|peer| peer.breaker.allows())
     }
 
     /// Average latency of a call to `node`.
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_sick_minority_does_not_move_what_is_usual() {
-        let peers = Peers::new(Entropy::seeded(1));
+        let peers = Peers::new(Entropy::seeded(1), true);
         for node in 1..=3 {
             let ms = if node == 3 { 9000 } else { 10 };
             peers.succeeded(NodeId(node), Class::PutLarge, Duration::from_millis(ms));
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_node_that_stays_silent_is_left_alone_and_reported_until_a_probe_answers() {
-        let peers = Peers::new(Entropy::seeded(1));
+        let peers = Peers::new(Entropy::seeded(1), true);
         let (node, now) = (NodeId(7), Instant::now());
         let version = peers.version();
         for _ in 0..3 {

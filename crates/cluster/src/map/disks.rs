@@ -4,6 +4,7 @@
 //! index of an entry, so no two are equal and a later one is greater.
 
 use crate::state::{self, conflict, event, invalid, put_disk, put_pg, raise_epoch, unknown};
+use crate::{reads, topology};
 use everhold_proto::apply::Apply;
 use everhold_proto::command::{Answer, DiskUsage};
 use everhold_proto::kv::KvResult;
@@ -134,8 +135,16 @@ pub(crate) fn set_state(
     if from == to {
         return Ok(Answer::Done);
     }
-    if from == DiskState::Failed && to == DiskState::Draining {
-        return Ok(conflict(format!("{id} has failed; there is nothing to drain")));
+    if from == DiskState::Failed && matches!(to, DiskState::Draining | DiskState::Slow) {
+        return Ok(conflict(format!("{id} has failed and does not become {to}")));
+    }
+    if from == DiskState::Draining && to == DiskState::Slow {
+        return Ok(conflict(format!("{id} is being emptied already")));
+    }
+    if to == DiskState::Draining
+        && let Err(why) = topology::check_drain(&reads::load_map(ctx.kv)?, &[id])
+    {
+        return Ok(conflict(why));
     }
     disk.state = to;
     if to == DiskState::Failed {
@@ -145,6 +154,6 @@ pub(crate) fn set_state(
         put_disk(ctx, &disk)?;
     }
     raise_epoch(ctx);
-    event(ctx, id, format!("{from:?} -> {to:?}: {reason}"))?;
+    event(ctx, id, format!("{from} -> {to}: {reason}"))?;
     Ok(Answer::Done)
 }

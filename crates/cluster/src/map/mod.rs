@@ -1,8 +1,10 @@
 //! Changes of the cluster map, judged when they are applied.
 //!
-//! **Invariant:** each accepted change raises the epoch, and what is refused changes nothing.
+//! **Invariant:** each accepted change raises the epoch (a note for the event log is none), and what is refused
+//! changes nothing.
 
 mod disks;
+mod drain;
 mod groups;
 mod nodes;
 #[cfg(test)]
@@ -11,7 +13,8 @@ mod tests;
 pub(crate) use disks::end_disk_session;
 pub(crate) use groups::forget_missing;
 
-use crate::state::{self, event, invalid, raise_epoch};
+use crate::state::{self, conflict, event, invalid, raise_epoch};
+use crate::{reads, topology};
 use everhold_proto::apply::Apply;
 use everhold_proto::command::{Answer, MapCommand};
 use everhold_proto::kv::{KvResult, put_row};
@@ -46,6 +49,10 @@ pub fn apply(ctx: &mut Apply<'_>, command: &MapCommand) -> KvResult<Answer> {
         MapCommand::AllocateRaftId { node } => nodes::allocate_raft_id(ctx, *node),
         MapCommand::ClearRaftId { node, raft } => nodes::clear_raft_id(ctx, *node, *raft),
         MapCommand::SetPolicy(policy) => set_policy(ctx, policy),
+        MapCommand::DrainNode { node, on } => drain::node(ctx, *node, *on),
+        MapCommand::RemoveNode { node } => drain::remove(ctx, *node),
+        MapCommand::SetLabels { node, labels } => nodes::set_labels(ctx, *node, labels.as_ref()),
+        MapCommand::NoteBrake(reason) => note_brake(ctx, reason.as_deref()),
     }
 }
 
@@ -67,10 +74,23 @@ fn set_policy(ctx: &mut Apply<'_>, policy: &Policy) -> KvResult<Answer> {
     if state::policy(ctx.kv, policy.id)?.as_ref() == Some(policy) {
         return Ok(Answer::Done);
     }
+    if let Err(why) = topology::check(&reads::load_map(ctx.kv)?, policy) {
+        return Ok(conflict(why));
+    }
     put_row(ctx.kv, &tables::policy(policy.id), policy)?;
     raise_epoch(ctx);
+    let Policy { name, copies, write_quorum, spread, .. } = policy;
     let text =
-        format!("policy {}: {} copies, quorum {}", policy.name, policy.copies, policy.write_quorum);
+        format!("policy {name}: {copies} copies, spread over {spread}s, quorum {write_quorum}");
     event(ctx, policy.id, text)?;
+    Ok(Answer::Done)
+}
+
+fn note_brake(ctx: &mut Apply<'_>, reason: Option<&str>) -> KvResult<Answer> {
+    let text = match reason {
+        Some(why) => format!("on: {why}; bulk repair, moves and deletions wait"),
+        None => "off".into(),
+    };
+    event(ctx, "brake", text)?;
     Ok(Answer::Done)
 }

@@ -1,12 +1,13 @@
 //! Nodes: registration, states, maintenance, identities in Raft.
 
 use crate::state::{self, conflict, event, invalid, put_node, raise_epoch, refused, unknown};
+use crate::{reads, topology};
 use everhold_proto::apply::Apply;
 use everhold_proto::command::Answer;
-use everhold_proto::kv::KvResult;
+use everhold_proto::kv::{KvResult, get_row};
 use everhold_proto::limits::NODES_MAX;
 use everhold_proto::map::{Labels, Node, NodeState};
-use everhold_proto::tables::Table;
+use everhold_proto::tables::{self, Table};
 use everhold_proto::{Kind, NodeId, RaftId};
 
 /// Longest address or label: a DNS name with its port.
@@ -24,9 +25,13 @@ pub(crate) fn register(
     if marks.len() > MARKS_MAX {
         return Ok(invalid(format!("a node has at most {MARKS_MAX} marks")));
     }
-    let texts = [address, &labels.region, &labels.zone, &labels.rack, &labels.host];
-    if address.is_empty() || texts.iter().any(|text| text.len() > TEXT_BYTES_MAX) {
+    if address.is_empty() || address.len() > TEXT_BYTES_MAX || !are_short(labels) {
         return Ok(invalid("an address is required, and it and the labels are short"));
+    }
+    if let Some(old) = get_row::<NodeId>(ctx.kv, &tables::removed(uuid))? {
+        let text =
+            format!("{old} was removed from the cluster; join it anew, with an empty directory");
+        return Ok(refused(Kind::Foreign, text));
     }
     let nodes: Vec<Node> = state::all(ctx.kv, Table::Node)?;
     let known = nodes.iter().find(|node| node.uuid == uuid);
@@ -47,13 +52,14 @@ pub(crate) fn register(
         id,
         uuid,
         address: address.into(),
-        labels: labels.clone(),
+        labels: known.filter(|node| node.labels_fixed).map_or(labels, |node| &node.labels).clone(),
         state: NodeState::Up,
         since_ms: ctx.stamp.log_ms,
         reason: "registered".into(),
         boot: known.map_or(1, |node| node.boot + 1),
         raft: known.and_then(|node| node.raft),
         maintenance: known.is_some_and(|node| node.maintenance),
+        labels_fixed: known.is_some_and(|node| node.labels_fixed),
         mark: marks.last().copied().unwrap_or(0),
     };
     if known.is_none() {
@@ -63,6 +69,47 @@ pub(crate) fn register(
     raise_epoch(ctx);
     event(ctx, id, format!("registered at {address} (boot {})", node.boot))?;
     Ok(Answer::Node { node: id, boot: node.boot })
+}
+
+fn are_short(labels: &Labels) -> bool {
+    let Labels { region, zone, rack, host } = labels;
+    [region, zone, rack, host].iter().all(|text| text.len() <= TEXT_BYTES_MAX)
+}
+
+/// Labels that an operator gives; `None` gives the choice back to the process.
+pub(crate) fn set_labels(
+    ctx: &mut Apply<'_>,
+    id: NodeId,
+    labels: Option<&Labels>,
+) -> KvResult<Answer> {
+    let before = reads::load_map(ctx.kv)?;
+    let Some(mut node) = before.nodes.get(&id).cloned() else {
+        return Ok(unknown(id));
+    };
+    if labels.is_some_and(|labels| !are_short(labels)) {
+        return Ok(invalid("labels are short"));
+    }
+    let old = node.clone();
+    node.labels_fixed = labels.is_some();
+    node.labels = labels.unwrap_or(&old.labels).clone();
+    if node == old {
+        return Ok(Answer::Done);
+    }
+    let mut after = before.clone();
+    after.nodes.insert(id, node.clone());
+    if let Err(why) = topology::check_change(&before, &after) {
+        return Ok(conflict(why));
+    }
+    put_node(ctx, &node)?;
+    raise_epoch(ctx);
+    let text = match labels {
+        Some(Labels { region, zone, rack, host }) => format!(
+            "stands in region {region:?}, zone {zone:?}, rack {rack:?}, host {host:?}, says an operator"
+        ),
+        None => "stands where its process says, from its next start on".into(),
+    };
+    event(ctx, id, text)?;
+    Ok(Answer::Done)
 }
 
 pub(crate) fn set_state(

@@ -1,10 +1,10 @@
 //! Moves for evenness: a disk joins, and when it is full another one leaves.
 
 use super::{Planner, copies, is_misplaced, is_overfull, settled};
-use crate::placement::{Placement, replacement};
+use crate::placement::{Placement, level, replacement};
 use everhold_proto::DiskId;
 use everhold_proto::command::PgChange;
-use everhold_proto::map::{ClusterMap, Member, Pg};
+use everhold_proto::map::{ClusterMap, Member, Pg, Spread};
 
 /// PGs without blocks in motion at a time: moving them costs nothing.
 const EMPTY_MOVES_MAX: usize = 32;
@@ -58,7 +58,8 @@ impl Planner<'_> {
     fn move_one(&mut self, pg: &Pg) -> bool {
         let map = self.map;
         let disks: Vec<DiskId> = pg.members.iter().map(|member| member.disk).collect();
-        let zones = map.zones_of(disks.iter().copied());
+        let spread = |disks: &[DiskId]| domains(map, pg, disks);
+        let before = spread(&disks);
         let mut sources = disks.clone();
         sources.sort_by_key(|disk| {
             (!is_overfull(map, *disk), std::cmp::Reverse(self.placement.load_with(*disk, 0)), *disk)
@@ -66,12 +67,12 @@ impl Planner<'_> {
         for source in sources {
             let kept: Vec<DiskId> = disks.iter().copied().filter(|disk| *disk != source).collect();
             let Some(target) = replacement(&self.placement, pg, &kept) else { continue };
-            let zones_after = map.zones_of(kept.iter().copied().chain([target]));
+            let after = spread(&[kept.clone(), vec![target]].concat());
             let from = self.placement.load_with(source, 0);
             let to = self.placement.load_with(target, 1);
             let evener = from.saturating_mul(IMBALANCE.1) > to.saturating_mul(IMBALANCE.0);
             let worth_it = evener || is_overfull(map, source);
-            if zones_after > zones || (zones_after == zones && worth_it) {
+            if after > before || (after == before && worth_it) {
                 let mut next = pg.clone();
                 self.propose(&mut next, PgChange::Join(target));
                 self.placement.add(&kept, target);
@@ -83,15 +84,22 @@ impl Planner<'_> {
     }
 }
 
+/// In how many domains of the policy's level, and in how many zones, these disks stand: more is better.
+fn domains(map: &ClusterMap, pg: &Pg, disks: &[DiskId]) -> (usize, usize) {
+    let of = |level| map.domains_of(level, disks.iter().copied());
+    (of(level(map, pg)), of(Spread::Zone))
+}
+
 /// Who should leave a PG that has a member too many: one that is drained, misplaced or on a full disk;
-/// then one whose going costs no zone; then one that lags behind a member that came later (a former took
+/// then one whose going costs no domain of the policy's level, and no zone; then one that lags behind a member that came later (a former took
 /// its place back beside it); then the one on the most loaded disk. The newest member is still to prove
 /// itself and stays, as long as its disk is in order.
 pub(super) fn leaver(map: &ClusterMap, placement: &Placement<'_>, pg: &Pg) -> Option<DiskId> {
     let newest = pg.members.iter().map(|member| member.joined).max();
     let is_settled = |disk| settled(map, pg).any(|member| member.disk == disk);
-    let zones_without = |member: &Member| {
-        map.zones_of(pg.members.iter().map(|m| m.disk).filter(|disk| *disk != member.disk))
+    let domains_without = |member: &Member| {
+        let others = pg.members.iter().map(|m| m.disk).filter(|disk| *disk != member.disk);
+        domains(map, pg, &others.collect::<Vec<_>>())
     };
     pg.members
         .iter()
@@ -102,7 +110,7 @@ pub(super) fn leaver(map: &ClusterMap, placement: &Placement<'_>, pg: &Pg) -> Op
             let unwanted = !is_settled(member.disk) || is_misplaced(map, pg, member);
             (
                 unwanted || is_overfull(map, member.disk),
-                zones_without(member),
+                domains_without(member),
                 !member.is_full(),
                 placement.load_with(member.disk, 0),
                 member.disk,

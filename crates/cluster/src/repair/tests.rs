@@ -5,7 +5,7 @@ use crate::testing::{World, refusal};
 use everhold_proto::Kind;
 use everhold_proto::PgId;
 use everhold_proto::command::Answer;
-use everhold_proto::map::Policy;
+use everhold_proto::map::{Labels, Policy, Spread};
 use everhold_proto::{NodeId, PolicyId};
 
 fn limits() -> Limits {
@@ -332,4 +332,149 @@ fn the_brake_knows_a_network_fault() {
     let mut small = World::new(3, &["", "", ""]);
     small.set_node(1, NodeState::Down);
     assert_eq!(reason(&small.map()), None);
+}
+
+/// A drained node is emptied, disk by disk, and then it may be removed; what it had is elsewhere.
+#[test]
+fn a_drained_node_is_emptied_and_removed() {
+    let mut world = World::new(3, &["a", "a", "b", "b", "c", "c"]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    let node = NodeId(2);
+    assert_eq!(world.map_command(MapCommand::DrainNode { node, on: true }), Answer::Done);
+    let early = world.map_command(MapCommand::RemoveNode { node });
+    assert_eq!(refusal(&early), Some(Kind::Conflict), "its places come first");
+    settle(&mut world);
+    assert_redundant(&world, 3);
+    assert_eq!(memberships(&world, 2), 0);
+    assert_eq!(world.map_command(MapCommand::RemoveNode { node }), Answer::Done);
+    let map = world.map();
+    assert!(!map.nodes.contains_key(&node) && !map.disks.contains_key(&DiskId(2)));
+    assert_eq!(settle(&mut world), 0);
+    assert_redundant(&world, 3);
+}
+
+/// A node that is Out for good is removed without being drained, once others have what it had.
+#[test]
+fn a_lost_node_is_removed() {
+    let mut world = World::new(3, &["a", "a", "b", "b", "c"]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    world.node_out(5);
+    let remove = MapCommand::RemoveNode { node: NodeId(5) };
+    assert_eq!(refusal(&world.map_command(remove.clone())), Some(Kind::Conflict));
+    settle(&mut world);
+    assert_eq!(world.map_command(remove), Answer::Done);
+    settle(&mut world);
+    assert_redundant(&world, 3);
+}
+
+/// A policy that spreads over racks places copies in as many racks, and in as many zones as it can; a change
+/// of the level moves what stands wrong.
+#[test]
+fn copies_follow_the_level_of_the_policy() {
+    let mut world = World::new(2, &["a", "a", "b", "b"]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    for (node, rack) in [(1, "r1"), (2, "r2"), (3, "r1"), (4, "r2")] {
+        let zone = world.map().nodes[&NodeId(node)].labels.zone.clone();
+        let labels = Some(Labels { zone, rack: rack.into(), ..Labels::default() });
+        let command = MapCommand::SetLabels { node: NodeId(node), labels };
+        assert_eq!(world.map_command(command), Answer::Done);
+    }
+    let racks = Policy { spread: Spread::Rack, ..Policy::replicated(PolicyId(0), "default", 2) };
+    assert_eq!(world.map_command(MapCommand::SetPolicy(racks)), Answer::Done);
+    settle(&mut world);
+    let map = world.map();
+    for pg in map.pgs.values() {
+        let disks: Vec<DiskId> = pg.members.iter().map(|m| m.disk).collect();
+        assert_eq!(map.domains_of(Spread::Rack, disks.iter().copied()), 2, "{pg:?}");
+        assert_eq!(map.zones_of(disks), 2, "{pg:?}");
+    }
+}
+
+/// More copies are made when the policy wants more, and given up when it wants fewer.
+#[test]
+fn the_number_of_copies_may_change() {
+    let mut world = World::new(2, &["a", "b", "c", "d"]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    for copies in [3, 2] {
+        let policy = Policy::replicated(PolicyId(0), "default", copies);
+        assert_eq!(world.map_command(MapCommand::SetPolicy(policy)), Answer::Done);
+        settle(&mut world);
+        assert_redundant(&world, usize::from(copies));
+    }
+}
+
+/// A slow disk keeps its places and gets no new ones.
+#[test]
+fn a_slow_disk_gets_no_new_places() {
+    let mut world = World::new(3, &["", "", "", "", ""]);
+    settle(&mut world);
+    let before = memberships(&world, 1);
+    let (disk, state) = (DiskId(1), DiskState::Slow);
+    world.map_command(MapCommand::SetDiskState { disk, state, reason: "test".into() });
+    assert_eq!(settle(&mut world), 0);
+    world.node_out(5);
+    settle(&mut world);
+    assert_redundant(&world, 3);
+    assert_eq!(memberships(&world, 1), before);
+}
+
+/// A node that is back soon takes its places back although others have replaced it: it compares, the most loaded
+/// leave, and all is even again. Formers that do not come back are forgotten after a while.
+#[test]
+fn a_node_that_is_back_soon_fetches_what_it_missed() {
+    let mut world = World::new(3, &["", "", "", "", ""]);
+    settle(&mut world);
+    with_blocks(&mut world);
+    let held: Vec<PgId> = world
+        .map()
+        .pgs
+        .values()
+        .filter(|pg| pg.member(DiskId(5)).is_some())
+        .map(|pg| pg.id)
+        .collect();
+    world.log_ms = 1_000;
+    world.node_out(5);
+    let mut now_ms = 10_000;
+    let settle_at = |world: &mut World, now_ms| {
+        let limits = Limits { now_ms, ..limits() };
+        for _ in 0..500 {
+            let plan = plan(&world.map(), &limits);
+            if plan.is_empty() {
+                return;
+            }
+            for command in plan {
+                assert_eq!(world.map_command(command.clone()), Answer::Done, "{command:?}");
+            }
+            work(world);
+        }
+        panic!("the planner does not settle");
+    };
+    settle_at(&mut world, now_ms);
+    let formers =
+        |world: &World| world.map().pgs.values().filter(|pg| pg.formers == [DiskId(5)]).count();
+    assert_eq!(formers(&world), held.len(), "nothing lacks, and nothing is forgotten");
+
+    let mut gone = World { kv: world.kv.clone(), ..world };
+    now_ms += 200_000;
+    settle_at(&mut gone, now_ms);
+    assert_eq!(formers(&gone), 0);
+    assert_redundant(&gone, 3);
+
+    world.log_ms = 60_000;
+    world.register_node(5, "");
+    world.register_disk(5, Some(DiskId(5)));
+    settle_at(&mut world, 61_000);
+    assert_redundant(&world, 3);
+    let back = held.iter().filter(|pg| world.map().pgs[pg].member(DiskId(5)).is_some()).count();
+    assert!(
+        back * 10 >= held.len() * 9,
+        "{back} of {} places are where its blocks are",
+        held.len()
+    );
+    let counts: Vec<usize> = (1..=5).map(|disk| memberships(&world, disk)).collect();
+    assert!(counts.iter().all(|count| (22..=26).contains(count)), "{counts:?}");
 }

@@ -154,3 +154,30 @@ fn health_tells_what_is_wrong() {
     assert!(findings.iter().any(|finding| finding.text.contains("n2")), "{findings:?}");
     assert!(findings.iter().any(|finding| finding.text.contains("voters")), "{findings:?}");
 }
+
+/// A voter that is drained gives its seat to another node; where there is no other, it keeps it.
+#[test]
+fn a_drained_voter_is_replaced() {
+    use everhold_proto::command::{Answer, MapCommand};
+    let (mut world, mut now) = settled(&["a", "a", "b", "b", "c", "c"]);
+    let before = now.voters.clone();
+    let drained = *before.first().expect("there are five");
+    let drain = MapCommand::DrainNode { node: drained, on: true };
+    assert_eq!(world.map_command(drain), Answer::Done);
+    assert_eq!(follow(&world.map(), &mut now, &BTreeMap::new()), VoterPlan::Settled);
+    assert_eq!(now.voters.len(), 5);
+    assert!(!now.voters.contains(&drained) && now.learners.is_empty());
+
+    let (mut world, mut now) = settled(&["a", "b", "c", "d", "e"]);
+    let drain = MapCommand::DrainNode { node: NodeId(5), on: true };
+    assert_eq!(world.map_command(drain), Answer::Done);
+    assert_eq!(follow(&world.map(), &mut now, &BTreeMap::new()), VoterPlan::Settled);
+    assert_eq!(voters(&now).len(), 3, "four nodes that stay have three voters");
+    assert!(!now.voters.contains(&NodeId(5)));
+
+    let (mut world, mut now) = settled(&["a", "b", "c"]);
+    let drain = MapCommand::DrainNode { node: NodeId(3), on: true };
+    assert_eq!(world.map_command(drain), Answer::Done);
+    assert_eq!(follow(&world.map(), &mut now, &BTreeMap::new()), VoterPlan::Settled);
+    assert_eq!(voters(&now), [1, 2, 3], "two are too few");
+}

@@ -8,9 +8,11 @@ use super::Observation;
 use everhold_cluster::brake;
 use everhold_cluster::detector::{self, Detector, DetectorConfig};
 use everhold_cluster::repair::{self, Limits};
+use everhold_cluster::slow::{SlowConfig, SlowDisks};
 use everhold_cluster::voters::{self, Membership, VoterPlan};
 use everhold_proto::command::{Command, DiskUsage, MapCommand, TableCommand};
 use everhold_proto::map::{ClusterMap, Disk, Node, NodeState};
+use everhold_proto::rpc::DiskSpeed;
 use everhold_proto::{DiskId, Epoch, NodeId, PolicyId, RaftId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -40,6 +42,8 @@ pub(crate) enum Event {
 pub(crate) struct View<'a> {
     /// The newest map.
     pub(crate) map: &'a ClusterMap,
+    /// How fast the disks answered lately.
+    pub(crate) speeds: BTreeMap<DiskId, DiskSpeed>,
     /// What costs more to read, when [`Controller::looks_slowly`] said so.
     pub(crate) slow: Option<SlowView>,
 }
@@ -84,16 +88,25 @@ pub(crate) enum Task {
     Sweep,
     /// Usage of disks.
     Usage,
+    /// Disks that are slow, or no longer.
+    Slow,
+    /// The brake went on or off.
+    Brake,
 }
 
 /// See the module's words. Lives as long as one term of leadership.
 pub(crate) struct Controller {
     began: Instant,
+    /// Log time at which it began.
+    log_ms: u64,
     detector: Detector,
     slow_at: Duration,
     planned_on: Epoch,
     growth: Growth,
+    slow: SlowDisks,
     brake: Option<String>,
+    /// The brake as the event log has it, as far as this leader told it.
+    brake_noted: bool,
     probes: BTreeSet<NodeId>,
     stray: Option<(NodeId, RaftId)>,
 }
@@ -110,11 +123,14 @@ impl Controller {
     pub(crate) fn new(config: DetectorConfig, began: Instant, log_ms: u64) -> Self {
         Controller {
             began,
+            log_ms,
             detector: Detector::new(config, Duration::ZERO, log_ms),
             slow_at: Duration::ZERO,
             planned_on: Epoch(0),
             growth: Growth::default(),
+            slow: SlowDisks::new(SlowConfig::default()),
             brake: None,
+            brake_noted: false,
             probes: BTreeSet::new(),
             stray: None,
         }
@@ -155,6 +171,9 @@ impl Controller {
         self.brake = brake::reason(view.map);
         let verdicts = self.detector.verdicts(view.map, now, self.brake.is_some());
         propose(&mut actions, Task::Verdicts, verdicts.into_iter().map(Command::Map));
+        let slow = self.slow.verdicts(view.map, &view.speeds, now);
+        propose(&mut actions, Task::Slow, slow.into_iter().map(Command::Map));
+        self.note_brake(&mut actions);
         self.note_growth(view.map, now);
         if view.slow.is_some() || view.map.epoch != self.planned_on {
             self.planned_on = view.map.epoch;
@@ -194,6 +213,16 @@ impl Controller {
         self.detector.observe(self.since(at), seen);
     }
 
+    /// Tells the event log when the brake goes on or off. A note that gets lost is not given again: the brake
+    /// itself does not depend on it.
+    fn note_brake(&mut self, actions: &mut Vec<Action>) {
+        if self.brake.is_some() != self.brake_noted {
+            self.brake_noted = self.brake.is_some();
+            let note = Command::Map(MapCommand::NoteBrake(self.brake.clone()));
+            propose(actions, Task::Brake, [note]);
+        }
+    }
+
     fn note_growth(&mut self, map: &ClusterMap, now: Duration) {
         if map.disks.len() != self.growth.disks {
             self.growth = Growth { disks: map.disks.len(), at: now };
@@ -203,7 +232,8 @@ impl Controller {
     /// The planner's actions. New PGs wait a moment while disks are still being added, so that the
     /// first ones are not all made of the first nodes.
     fn plan(&self, map: &ClusterMap, now: Duration) -> Vec<MapCommand> {
-        let limits = Limits { braked: self.brake.is_some(), ..Limits::default() };
+        let now_ms = self.log_ms + u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let limits = Limits { braked: self.brake.is_some(), now_ms, ..Limits::default() };
         let mut plan = repair::plan(map, &limits);
         if !self.has_settled(map, now) {
             plan.retain(|command| !matches!(command, MapCommand::CreatePgs { .. }));

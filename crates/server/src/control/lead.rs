@@ -94,7 +94,8 @@ fn round(
     while let Ok(gone) = refused.try_recv() {
         controller.apply(Event::Refused(gone), &map, now);
     }
-    let actions = controller.tick(&View { map: &map, slow }, now);
+    let actions =
+        controller.tick(&View { map: &map, speeds: node.observations.speeds(now), slow }, now);
     node.observations.publish(map.clone(), controller.brake().map(Into::into));
     actions.into_iter().for_each(|action| hands.act(action, &map));
     Ok(())

@@ -8,8 +8,8 @@
 use everhold_proto::command::DiskUsage;
 use everhold_proto::limits::NODES_MAX;
 use everhold_proto::map::ClusterMap;
-use everhold_proto::rpc::{Heartbeat, HeartbeatReply, RepairProgress};
-use everhold_proto::{Epoch, NodeId, SessionId};
+use everhold_proto::rpc::{DiskSpeed, Heartbeat, HeartbeatReply, RepairProgress};
+use everhold_proto::{DiskId, Epoch, NodeId, SessionId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,6 +26,8 @@ const DISKS_PER_NODE_MAX: usize = 256;
 const SESSIONS_MAX: usize = 1 << 18;
 /// A node that registered is in the published map well before this.
 const STRANGE_AFTER: Duration = Duration::from_secs(2);
+/// Older figures of disks say nothing.
+const SPEED_LIFE: Duration = Duration::from_secs(2);
 /// Repair progress is sampled this often, and so many samples make the rate.
 const RATE_SAMPLE: Duration = Duration::from_secs(1);
 const RATE_SAMPLES: usize = 10;
@@ -86,6 +88,8 @@ pub struct NodeSeen {
     pub repair: RepairProgress,
     /// It said that it is stopping.
     pub leaving: bool,
+    /// How fast its disks answered.
+    pub speeds: Vec<DiskSpeed>,
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -238,6 +242,14 @@ impl Observations {
         self.inner.lock().nodes.clone()
     }
 
+    /// How fast the disks answered, by heartbeats that are not old.
+    pub fn speeds(&self, now: Instant) -> BTreeMap<DiskId, DiskSpeed> {
+        let inner = self.inner.lock();
+        let fresh = |seen: &&NodeSeen| now.saturating_duration_since(seen.at) <= SPEED_LIFE;
+        let speeds = inner.nodes.values().filter(fresh).flat_map(|seen| &seen.speeds);
+        speeds.map(|speed| (speed.disk, *speed)).collect()
+    }
+
     /// Sessions of `open` that were not seen for `ttl`. One that was never seen counts from now on:
     /// deadlines start anew with a leader.
     pub fn expired_sessions(
@@ -308,6 +320,7 @@ impl Inner {
             unreachable,
             repair: heartbeat.repair,
             leaving: heartbeat.leaving,
+            speeds: heartbeat.speeds.iter().copied().take(DISKS_PER_NODE_MAX).collect(),
             samples,
         };
         self.nodes.insert(heartbeat.node, seen);
@@ -351,6 +364,7 @@ mod tests {
             unreachable: vec![],
             repair: RepairProgress { fetched_bytes, ..Default::default() },
             leaving: false,
+            speeds: vec![],
         }
     }
 
@@ -366,6 +380,7 @@ mod tests {
             boot,
             raft: None,
             maintenance: false,
+            labels_fixed: false,
             mark: 0,
         };
         let mut map = ClusterMap { epoch: Epoch(3), ..Default::default() };

@@ -87,6 +87,13 @@ async fn change_voters(
     consensus: &Arc<Consensus>,
     wanted: &BTreeSet<NodeId>,
 ) -> Result<(), Error> {
+    // A leader that is to go lets another one make the change: it would end its own leadership midway.
+    let me = node.registration.node();
+    if me.is_some_and(|me| !wanted.contains(&me)) {
+        let to = consensus.step_down().await?;
+        tracing::info!(%to, "this node is not to vote any more; leadership handed over");
+        return Ok(());
+    }
     let missing = |of: &NodeId| Error::new(Kind::Conflict, format!("{of} has no seat"));
     let seats: Result<BTreeSet<RaftId>, Error> =
         wanted.iter().map(|of| seat_of(consensus, *of).ok_or_else(|| missing(of))).collect();

@@ -1,6 +1,8 @@
 //! What the services and the workers of one disk share.
 
 use super::gate::Gate;
+use super::pace::Pace;
+use super::passes::ScrubPasses;
 use super::ports::Store;
 use everhold_proto::map::ClusterMap;
 use everhold_proto::rpc::RepairProgress;
@@ -26,6 +28,10 @@ pub struct LocalDisk {
     pub gate: Gate,
     /// Counters for heartbeats.
     pub progress: Progress,
+    /// How much repair it takes on at once.
+    pub pace: Pace,
+    /// What its scrub does, and was asked to do.
+    pub scrub: ScrubPasses,
     session: watch::Sender<DiskSession>,
     session_ended: watch::Sender<DiskSession>,
     brake: AtomicBool,
@@ -58,6 +64,8 @@ impl LocalDisk {
             store,
             gate: Gate::default(),
             progress: Progress::default(),
+            pace: Pace::default(),
+            scrub: ScrubPasses::default(),
             session: watch::Sender::new(session),
             session_ended: watch::Sender::new(DiskSession(0)),
             brake: AtomicBool::new(false),

@@ -113,7 +113,7 @@ impl Repair {
 
     async fn repair_pg(&self, session: DiskSession, work: PgWork) -> Result<bool, Error> {
         let (pg, compare, missing) = (work.pg, work.compare, work.missing_blocks > 0);
-        let round = Round::new(&self.disk, &*self.cluster, session, work, &self.bytes);
+        let round = Round::new(&self.disk, &*self.cluster, session, work, &self.bytes, self.clock);
         let mut done = true;
         if missing {
             done &= round.repair_missing().await?;

@@ -7,6 +7,7 @@
 use super::disk::LocalDisk;
 use super::ports::Cluster;
 use bytes::Bytes;
+use everhold_env::Clock;
 use everhold_proto::checksum::crc32c;
 use everhold_proto::map::ClusterMap;
 use everhold_proto::planted::{self, Bug};
@@ -31,6 +32,7 @@ pub(crate) struct Round<'a> {
     pub(crate) work: PgWork,
     /// Bytes of bodies that all rounds of the node may hold at once.
     pub(crate) bytes: &'a Semaphore,
+    clock: Clock,
     strikes: Mutex<BTreeMap<DiskId, u32>>,
 }
 
@@ -59,8 +61,9 @@ impl<'a> Round<'a> {
         session: DiskSession,
         work: PgWork,
         bytes: &'a Semaphore,
+        clock: Clock,
     ) -> Self {
-        Round { disk, cluster, session, work, bytes, strikes: Mutex::default() }
+        Round { disk, cluster, session, work, bytes, clock, strikes: Mutex::default() }
     }
 
     /// Restores many blocks, several at once. An error is the local disk's and ends the round.
@@ -87,6 +90,7 @@ impl<'a> Round<'a> {
             Err(e) if matches!(e.kind, Kind::NotFound | Kind::Corrupt) => {}
             Err(e) => return Err(e),
         }
+        let _turn = self.disk.pace.enter(self.clock).await;
         let _room = self.bytes.acquire_many(block.length.max(1)).await.map_err(closed)?;
         let map = self.cluster.map();
         let mut all_said_no = planned_on_this_map(&map, &self.work);
@@ -114,6 +118,8 @@ impl<'a> Round<'a> {
             }
             Ok(_) => Asked::NoGoodCopy,
             Err(e) if matches!(e.kind, Kind::NotFound | Kind::Corrupt) => Asked::NoGoodCopy,
+            // It serves others first; that is no failure.
+            Err(e) if e.kind == Kind::Busy => Asked::Unknown,
             Err(_) => {
                 *self.strikes.lock().entry(source).or_default() += 1;
                 Asked::Unknown

@@ -12,11 +12,15 @@ use everhold_env::Clock;
 use everhold_proto::rpc::{MayDelete, ReportBad};
 use everhold_proto::table::BlockEntry;
 use everhold_proto::{BlockId, Error, Kind, PgId};
+use futures_util::future::{Either, select, try_join_all};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Entries listed at a time.
 const PAGE: usize = 256;
+/// Copies that an urgent pass reads at once: enough to keep a disk busy, a few hundredths of what repair holds.
+const URGENT_AT_ONCE: usize = 8;
 /// Longest wait between two blocks, so that a small store is read more often than asked.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Pause after the leader could not be told.
@@ -57,24 +61,46 @@ impl Scrub {
         Scrub { clock, disk, cluster, pace, status: StatusCell::default() }
     }
 
-    /// Reads every block once.
+    /// Reads every block once; ends early when another pass was asked for.
     async fn cycle(&self) -> Result<(), Error> {
         let pgs = self.disk.store.pgs().await?;
         let blocks: u64 = pgs.iter().map(|(_, held)| held).sum();
+        let pass = self.disk.scrub.begin(blocks);
         for (pg, _) in pgs {
             let mut after = None;
             loop {
                 let page = self.disk.store.list(pg, after, PAGE).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.id);
-                for block in page {
-                    self.rest(&block, blocks).await;
+                let at_once = if pass.urgent { URGENT_AT_ONCE } else { 1 };
+                for some in page.chunks(at_once) {
+                    if !pass.urgent {
+                        self.rest(&some[0], blocks).await;
+                    }
+                    if self.disk.scrub.is_overtaken(pass) {
+                        return Ok(());
+                    }
                     self.status.set(Status::Busy(format!("reading {pg}")));
-                    self.check(pg, block.id).await?;
+                    let began = self.clock.now();
+                    self.check_some(pg, some).await?;
+                    if pass.urgent {
+                        // As long as the reads took, the disk is left to others: half of it at most is taken.
+                        self.serve_suspects(self.clock.now() - began).await;
+                    }
                 }
             }
         }
+        self.disk.scrub.end(pass);
         Ok(())
+    }
+
+    async fn check_some(&self, pg: PgId, blocks: &[BlockEntry]) -> Result<(), Error> {
+        let checks = blocks.iter().map(|block| async move {
+            self.check(pg, block.id).await?;
+            self.disk.scrub.checked(block.length.into());
+            Ok::<(), Error>(())
+        });
+        try_join_all(checks).await.map(|_all| ())
     }
 
     /// Waits as long as the pace wants; suspects are looked at meanwhile.
@@ -83,11 +109,15 @@ impl Scrub {
         self.serve_suspects(pause).await;
     }
 
-    /// Verifies suspects as they come, for as long as `pause` says.
+    /// Verifies suspects as they come, for as long as `pause` says, or until a pass is asked for.
     async fn serve_suspects(&self, pause: Duration) {
         let until = self.clock.now() + pause;
-        while self.clock.until(until, self.disk.suspected()).await.is_ok() {
-            self.check_suspects().await;
+        loop {
+            let (suspected, asked) = (pin!(self.disk.suspected()), pin!(self.disk.scrub.asked()));
+            match self.clock.until(until, select(suspected, asked)).await {
+                Ok(Either::Left(_)) => self.check_suspects().await,
+                Ok(Either::Right(_)) | Err(_) => return,
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use everhold_proto::command::{Command, MapCommand};
 use everhold_proto::limits::PAGE_ENTRIES_MAX;
 use everhold_proto::map::Event;
 use everhold_proto::rpc::{ChangeMap, ClusterStatus, GetEvents, GetStatus};
-use everhold_proto::{Error, Kind};
+use everhold_proto::{Error, Kind, NodeId};
 use std::sync::Arc;
 
 impl Serve for ChangeMap {
@@ -18,11 +18,31 @@ impl Serve for ChangeMap {
         match &self.0 {
             MapCommand::SetMaintenance { .. }
             | MapCommand::SetDiskState { .. }
-            | MapCommand::SetPolicy(_) => {}
+            | MapCommand::SetPolicy(_)
+            | MapCommand::DrainNode { .. }
+            | MapCommand::SetLabels { .. } => {}
+            MapCommand::RemoveNode { node: of } => give_seat_up(node, *of, call).await?,
             _ => return Err(Error::new(Kind::Invalid, "operators do not give this command")),
         }
         done(node.propose(Command::Map(self.0), call.deadline).await?)
     }
+}
+
+/// A node that is to be removed has no seat in Raft any more; then the id that the map may still name for it,
+/// because it was away when the seat was taken, is void.
+async fn give_seat_up(node: &Arc<Node>, of: NodeId, call: &CallContext) -> Result<(), Error> {
+    let consensus = node.leading()?;
+    let map = node.read(call.deadline, |kv, _| reads::load_map(kv)).await?;
+    let Some(raft) = map.nodes.get(&of).and_then(|row| row.raft) else { return Ok(()) };
+    if consensus.status().member(raft).is_some() {
+        let message = format!(
+            "{of} still has a seat in Raft ({raft}); a node that is drained or Out loses it as soon as \
+             another one can take it: see `everhold health`"
+        );
+        return Err(Error::new(Kind::Conflict, message));
+    }
+    let clear = MapCommand::ClearRaftId { node: of, raft };
+    done(node.propose(Command::Map(clear), call.deadline).await?)
 }
 
 impl Serve for GetEvents {

@@ -8,7 +8,8 @@
 use crate::disk::DiskSeat;
 use crate::http::{Encoding, Reply, bytes_reply, read_frames, value_reply};
 use crate::node::Node;
-use crate::repair::LocalDisk;
+use crate::repair::{Foreground, LocalDisk};
+use crate::speed::Access;
 use bytes::Bytes;
 use everhold_proto::rpc::block;
 use everhold_proto::table::Ack;
@@ -78,6 +79,7 @@ async fn put(
     request: Request<Incoming>,
     deadline: Instant,
 ) -> Result<Ack, Error> {
+    let began = node.env.clock.now();
     let (head, body) = request.into_parts();
     let crc = header(&head.headers, block::CRC, |text| u32::from_str_radix(text, 16).ok())?;
     let generation = header(&head.headers, block::GENERATION, |text| text.parse().ok())?;
@@ -102,7 +104,11 @@ async fn put(
         return Err(Error::new(Kind::Invalid, "the body is shorter than announced"));
     }
     local.gate.enter(path.pg, joined).await;
+    let timing = disk.speed.start(Access::Write, node.env.clock.now());
     disk.store.put(path.id, path.pg, crc, buf).await?;
+    let now = node.env.clock.now();
+    timing.finish(now);
+    local.pace.served(Foreground::Write, now.saturating_duration_since(began), now);
     node.counters.blocks_put.add(1);
     node.counters.bytes_put.add(length as u64);
     Ok(Ack { disk: path.disk, session, joined })
@@ -135,7 +141,12 @@ async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<R
     let disk = present(node, path.disk)?;
     let range = headers.get(RANGE).map(range_of).transpose()?;
     let length = range.as_ref().map_or(BLOCK_BYTES_MAX, |r| r.len());
-    let memory = node.gates.blocks.take(&node.env, length.div_ceil(1024)).await?;
+    let repairs = headers.contains_key(block::REPAIR);
+    let began = node.env.clock.now();
+    // Repair has a budget of its own, a small one: it never takes what clients could have.
+    let gate = if repairs { &node.gates.repair } else { &node.gates.blocks };
+    let memory = gate.take(&node.env, length.div_ceil(1024)).await?;
+    let timing = disk.speed.start(Access::Read, node.env.clock.now());
     let read = match range {
         None => disk.store.get_whole(path.id).await.map(|(stat, data)| (stat.crc, data)),
         Some(range) => {
@@ -147,6 +158,11 @@ async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<R
             suspect(node, disk, path);
         }
     })?;
+    let now = node.env.clock.now();
+    timing.finish(now);
+    if let Some(local) = disk.local().filter(|_| !repairs) {
+        local.pace.served(Foreground::Read, now.saturating_duration_since(began), now);
+    }
     node.counters.blocks_got.add(1);
     node.counters.bytes_got.add(data.len() as u64);
     let status =

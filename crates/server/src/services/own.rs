@@ -6,6 +6,7 @@ use crate::process;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::rpc::{
     DiskStatus, GetNodeStatus, Hello, HelloReply, NodeStatus, PrepareLearner, RetireLearner,
+    ScrubStatus, StartScrub,
 };
 use everhold_proto::{Error, Kind};
 use std::sync::Arc;
@@ -36,6 +37,18 @@ impl Serve for RetireLearner {
     const CLASS: Class = Class::Control;
     async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
         node.raft.retire(self.raft).await
+    }
+}
+
+impl Serve for StartScrub {
+    const CLASS: Class = Class::Control;
+    async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
+        let disks: Vec<_> = node.disks.iter().filter_map(|seat| seat.local()).collect();
+        if disks.len() < node.disks.len() {
+            return Err(Error::new(Kind::Retry, "not every disk is in service yet"));
+        }
+        disks.iter().for_each(|disk| disk.scrub.ask());
+        Ok(())
     }
 }
 
@@ -72,7 +85,13 @@ fn disks(node: &Node) -> Vec<DiskStatus> {
             blocks: disk.store.space().blocks,
             checksum_errors: disk.store.checksum_errors(),
             failed: disk.store.failure(),
+            scrub: scrub(disk),
         })
     };
     node.disks.iter().filter_map(status).collect()
+}
+
+fn scrub(disk: &crate::disk::DiskSeat) -> ScrubStatus {
+    let Some(local) = disk.local() else { return ScrubStatus::default() };
+    ScrubStatus { bad_blocks: local.progress.bad_blocks(), ..local.scrub.status() }
 }

@@ -3,15 +3,15 @@
 use crate::real::disks::Disks;
 use crate::real::hosts::{Hosts, address};
 use crate::real::nodes::Nodes;
-use crate::real::options::Options;
 use anyhow::{Context, Result, bail};
 use everhold_client::{Client, ClientOptions};
 use everhold_env::{Clock, Env};
 use everhold_proto::NodeId;
 use everhold_proto::map::{Node, NodeState};
-use everhold_proto::rpc::{ClusterStatus, GetNodeStatus, GetStatus};
+use everhold_proto::rpc::{ClusterStatus, GetNodeStatus, GetStatus, Rpc};
+use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,19 @@ const POLL: Duration = Duration::from_millis(200);
 const STATUS_LIMIT: Duration = Duration::from_secs(3);
 /// A cluster may take so long to come up: the machine is small and busy.
 const READY_LIMIT: Duration = Duration::from_secs(120);
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// The binary under test.
+    pub(crate) everhold: PathBuf,
+    /// Nodes, one host each.
+    pub(crate) nodes: u32,
+    /// Zones that they are dealt to in turn.
+    pub(crate) zones: u32,
+    /// Size of each node's disk.
+    pub(crate) disk_bytes: u64,
+}
 
 /// The cluster; dropped from the top, so the processes end before their disks and hosts go.
 pub(crate) struct Cluster {
@@ -38,11 +51,13 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts all nodes in `dir` and waits until the cluster is ready.
-    pub(crate) async fn start(options: &Options, hosts: Hosts, dir: &Path) -> Result<Self> {
-        let count = options.nodes;
-        let nodes = Nodes::new(options.binary()?, dir.join("logs"), count, options.zones)?;
-        let disks = Disks::make(dir, count, options.disk_size.0)?;
+    /// Starts all nodes in `dir` and waits until the cluster is ready. There is a disk for each of the hosts,
+    /// of which more than the nodes may be there.
+    pub(crate) async fn start(setup: &Setup, hosts: Hosts, dir: &Path) -> Result<Self> {
+        let count = setup.nodes;
+        let nodes =
+            Nodes::new(setup.everhold.clone(), dir.join("logs"), hosts.count(), setup.zones)?;
+        let disks = Disks::make(dir, hosts.count(), setup.disk_bytes)?;
         let clock = Env::real().clock;
         let mut cluster = Cluster {
             admin: None,
@@ -118,6 +133,37 @@ impl Cluster {
     /// Records the servers that ended by themselves.
     pub(crate) fn notice_deaths(&mut self) {
         self.deaths.extend(self.nodes.ended());
+    }
+
+    /// Any call to the leader that is safe to repeat.
+    pub(crate) async fn ask<R: Rpc>(&self, request: &R) -> Result<R::Reply> {
+        let admin = self.admin.as_ref().context("not connected yet")?;
+        Ok(self.clock.within(2 * STATUS_LIMIT, admin.call_leader(request)).await??)
+    }
+
+    /// A call to one node.
+    pub(crate) async fn ask_node<R: Rpc>(&self, number: u32, request: &R) -> Result<R::Reply> {
+        let admin = self.admin.as_ref().context("not connected yet")?;
+        let deadline = self.clock.now() + STATUS_LIMIT;
+        Ok(admin.wire().call(&address(number), request, deadline).await?)
+    }
+
+    /// The row of a node in a status.
+    pub(crate) fn row<'a>(&self, status: &'a ClusterStatus, number: u32) -> Option<&'a Node> {
+        node_of(status, number)
+    }
+
+    /// Stops a node well, and waits until it has ended.
+    pub(crate) async fn stop(&mut self, number: u32, limit: Duration) -> Result<()> {
+        self.nodes.signal(number, Signal::TERM);
+        let deadline = self.clock.now() + limit;
+        while !self.nodes.take_ended(number) {
+            if self.clock.now() >= deadline {
+                bail!("node {number} does not stop within {} s", limit.as_secs());
+            }
+            self.clock.sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     /// The state of the cluster.

@@ -55,6 +55,11 @@ impl Disks {
         self.mount(number).join("data")
     }
 
+    /// Where the disk of a node is mounted.
+    pub(crate) fn place(&self, number: u32) -> PathBuf {
+        self.mount(number)
+    }
+
     /// Fills a disk but for about `leave` bytes; gives the bytes that are left.
     pub(crate) fn fill(&self, number: u32, leave: u64) -> Result<u64> {
         let ballast = File::create(self.ballast(number))?;

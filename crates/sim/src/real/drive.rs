@@ -29,7 +29,7 @@ pub(crate) async fn drive(
     let clock = Env::real().clock;
     let begun = clock.now();
     say(&clock, begun, &format!("starting {} nodes in {}", options.nodes, dir.display()));
-    let mut cluster = Cluster::start(options, hosts, dir).await?;
+    let mut cluster = Cluster::start(&options.setup()?, hosts, dir).await?;
     say(&clock, begun, "the cluster is ready");
     let work = Work::start(&cluster, options, seed, clock.now()).await?;
     let mut run =

@@ -70,6 +70,11 @@ impl Hosts {
         Ok(hosts)
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).expect("there are a few")
+    }
+
     fn connect(&self) -> Result<()> {
         let here = |line: &str| run(&mut tool("ip", &line.split(' ').collect::<Vec<_>>()));
         here("link set lo up")?;

@@ -95,6 +95,23 @@ impl Nodes {
         self.running.contains_key(&number)
     }
 
+    /// Whether a node that was told to stop has ended; then it counts as one that does not run.
+    pub(crate) fn take_ended(&mut self, number: u32) -> bool {
+        let ended = self
+            .running
+            .get_mut(&number)
+            .is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))));
+        if ended {
+            self.running.remove(&number);
+        }
+        ended
+    }
+
+    /// The process of a node that runs.
+    pub(crate) fn pid(&self, number: u32) -> Option<u32> {
+        self.running.get(&number).map(Child::id)
+    }
+
     /// Those that ended by themselves since the last call: how, with the end of the log.
     pub(crate) fn ended(&mut self) -> Vec<(u32, String)> {
         let mut ended = Vec::new();

@@ -1,9 +1,10 @@
 //! What a run is told.
 
+use crate::real::cluster::Setup;
 use crate::real::faults::FaultKind;
 use everhold_proto::ByteSize;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A run: how long, how large, and the seed of its faults.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,22 +51,28 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The binary under test: the one that was named, or the one beside this program.
+pub(crate) fn binary(named: Option<&Path>) -> io::Result<PathBuf> {
+    let path = match named {
+        Some(path) => path.to_path_buf(),
+        None => std::env::current_exe()?.with_file_name("everhold"),
+    };
+    path.canonicalize().map_err(|e| {
+        let hint = "build it with `cargo build -p everhold-cli`, or name it with --everhold";
+        io::Error::new(e.kind(), format!("{}: {e}; {hint}", path.display()))
+    })
+}
+
 impl Options {
     /// The kinds of faults that may come.
     pub(crate) fn kinds(&self) -> Vec<FaultKind> {
         if self.faults.is_empty() { FaultKind::ALL.to_vec() } else { self.faults.clone() }
     }
 
-    /// The binary under test.
-    pub(crate) fn binary(&self) -> io::Result<PathBuf> {
-        let path = match &self.everhold {
-            Some(path) => path.clone(),
-            None => std::env::current_exe()?.with_file_name("everhold"),
-        };
-        path.canonicalize().map_err(|e| {
-            let hint = "build it with `cargo build -p everhold-cli`, or name it with --everhold";
-            io::Error::new(e.kind(), format!("{}: {e}; {hint}", path.display()))
-        })
+    /// What the cluster is made of.
+    pub(crate) fn setup(&self) -> io::Result<Setup> {
+        let (nodes, zones, disk_bytes) = (self.nodes, self.zones, self.disk_size.0);
+        Ok(Setup { everhold: binary(self.everhold.as_deref())?, nodes, zones, disk_bytes })
     }
 
     /// The command that draws the same faults again.

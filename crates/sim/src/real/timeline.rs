@@ -29,6 +29,8 @@ pub(crate) struct Injected {
 pub(crate) enum Direction {
     Write,
     Read,
+    /// A change of names, which no storage node takes part in.
+    Metadata,
 }
 
 /// How an operation ended.
@@ -84,6 +86,21 @@ impl Timeline {
         stalls(&self.operations.lock(), direction, |from, to| {
             periods.iter().any(|(start, end)| from <= *end && to >= *start)
         })
+    }
+
+    /// How long the operations of `direction` took that began and succeeded between two times (in seconds),
+    /// sorted.
+    pub(crate) fn latencies(&self, direction: Direction, from: f64, to: f64) -> Vec<Duration> {
+        let within = |o: &&Operation| {
+            o.direction == direction
+                && o.outcome == Outcome::Done
+                && (from..to).contains(&o.started.as_secs_f64())
+        };
+        let operations = self.operations.lock();
+        let mut took: Vec<Duration> =
+            operations.iter().filter(within).map(|o| o.ended.saturating_sub(o.started)).collect();
+        took.sort_unstable();
+        took
     }
 
     /// The stalls that overlap none of these periods.

@@ -29,6 +29,7 @@ fn add_node(map: &mut ClusterMap, number: u32) {
         boot: 1,
         raft: None,
         maintenance: false,
+        labels_fixed: false,
         mark: 0,
     };
     map.nodes.insert(node, row);
@@ -53,6 +54,7 @@ struct Leader {
     now: Instant,
     map: ClusterMap,
     slow: SlowView,
+    speeds: BTreeMap<DiskId, DiskSpeed>,
     silent: BTreeSet<NodeId>,
 }
 
@@ -67,6 +69,7 @@ impl Leader {
             now,
             map,
             slow: SlowView { members, ..SlowView::default() },
+            speeds: BTreeMap::new(),
             silent: BTreeSet::new(),
         }
     }
@@ -92,7 +95,9 @@ impl Leader {
 
     fn conclude(&mut self) -> Vec<Action> {
         let slow = self.controller.looks_slowly(self.now).then(|| self.slow.clone());
-        let actions = self.controller.tick(&View { map: &self.map, slow }, self.now);
+        let actions = self
+            .controller
+            .tick(&View { map: &self.map, speeds: self.speeds.clone(), slow }, self.now);
         for action in &actions {
             let Action::Propose(Task::Verdicts, verdicts) = action else { continue };
             for verdict in verdicts {
@@ -249,4 +254,49 @@ fn voters_follow_the_nodes() {
     leader.map.nodes.get_mut(&NodeId(4)).expect("there").raft = Some(RaftId(9));
     assert_eq!(step(leader.run(1000)), None, "it may be a learner in the making");
     assert_eq!(step(leader.run(1000)), Some(Action::Retire(NodeId(4))));
+}
+
+/// A disk that lags far behind its peers is proposed as slow.
+#[test]
+fn a_slow_disk_is_proposed() {
+    let mut leader = Leader::new(cluster(5, 3));
+    for disk in leader.map.disks.keys() {
+        let write_micros = Some(if disk.0 == 4 { 80_000 } else { 2_000 });
+        leader.speeds.insert(*disk, DiskSpeed { disk: *disk, write_micros, read_micros: None });
+    }
+    let named = |actions: Vec<Action>| {
+        actions.into_iter().find_map(|action| match action {
+            Action::Propose(Task::Slow, commands) => Some(commands),
+            _ => None,
+        })
+    };
+    assert_eq!(named(leader.run(16_000)), None, "it may be warming up");
+    let commands = named(leader.run(1000)).expect("named within two seconds");
+    let Command::Map(MapCommand::SetDiskState { disk, state, .. }) = &commands[0] else {
+        panic!("{commands:?}");
+    };
+    assert_eq!((*disk, *state), (DiskId(4), DiskState::Slow));
+}
+
+/// The event log hears of the brake once when it goes on, with the reason, and once when it goes off.
+#[test]
+fn the_brake_is_told_once() {
+    let mut leader = Leader::new(cluster(5, 3));
+    leader.run(3000);
+    let notes = |actions: &[Action]| -> Vec<Option<String>> {
+        let noted = actions.iter().filter_map(|action| match action {
+            Action::Propose(Task::Brake, commands) => Some(commands),
+            _ => None,
+        });
+        let of = |command: &Command| match command {
+            Command::Map(MapCommand::NoteBrake(reason)) => reason.clone(),
+            other => panic!("{other:?}"),
+        };
+        noted.flatten().map(of).collect()
+    };
+    leader.silent = [2, 3, 4].map(NodeId).into();
+    let on = notes(&leader.run(10_000));
+    assert!(matches!(&on[..], [Some(why)] if why.contains("3 of 5")), "{on:?}");
+    leader.silent.clear();
+    assert_eq!(notes(&leader.run(10_000)), [None]);
 }

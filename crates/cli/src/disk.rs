@@ -1,0 +1,112 @@
+//! `everhold disk ls|drain`.
+
+use crate::args::{DiskCommand, Global};
+use crate::connect::{Admin, LEADER_LIMIT};
+use crate::context::seeds;
+use crate::exit::CliResult;
+use crate::output::{Table, json, line, size};
+use crate::status::node_views;
+use everhold_proto::command::MapCommand;
+use everhold_proto::map::{ClusterMap, DiskState, Fullness};
+use everhold_proto::rpc::{ChangeMap, ClusterStatus, DiskStatus, NodeStatus};
+use everhold_proto::{DiskId, NodeId};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Runs one of them.
+pub(crate) async fn run(command: DiskCommand, global: &Global) -> CliResult {
+    match command {
+        DiskCommand::Ls => list(global).await,
+        DiskCommand::Drain { disk, cancel } => drain(disk, cancel, global).await,
+    }
+}
+
+/// One disk, as `disk ls --json` tells it.
+#[derive(Debug, Serialize)]
+struct DiskView {
+    id: DiskId,
+    node: NodeId,
+    /// `None`: its node does not answer.
+    path: Option<String>,
+    state: DiskState,
+    fullness: Fullness,
+    used_bytes: u64,
+    capacity_bytes: u64,
+    /// Places in placement groups, as member.
+    members: usize,
+    /// Places where it does not hold everything yet.
+    incomplete: usize,
+    /// Places as former: it may hold what others lack.
+    formers: usize,
+    blocks: Option<u64>,
+    checksum_errors: Option<u64>,
+}
+
+async fn list(global: &Global) -> CliResult {
+    let seeds = seeds(global)?;
+    let status = Admin::new(&seeds).status(LEADER_LIMIT).await?;
+    let (_, own) = node_views(&seeds, &status).await;
+    let views = views(&status, &own);
+    if global.json {
+        return json(&views);
+    }
+    let titles =
+        ["DISK", "NODE", "STATE", ">USED", ">CAPACITY", ">PLACES", ">TO FILL", ">BLOCKS", "PATH"];
+    let mut table = Table::new(&titles);
+    for view in views {
+        let state = match view.fullness {
+            Fullness::Normal => view.state.to_string(),
+            Fullness::Nearfull => format!("{}, nearly full", view.state),
+            Fullness::Full => format!("{}, full", view.state),
+        };
+        table.row([
+            view.id.to_string(),
+            view.node.to_string(),
+            state,
+            size(view.used_bytes, false),
+            size(view.capacity_bytes, false),
+            (view.members + view.formers).to_string(),
+            view.incomplete.to_string(),
+            view.blocks.map_or("-".into(), |blocks| blocks.to_string()),
+            view.path.unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    table.print()
+}
+
+fn views(status: &ClusterStatus, own: &BTreeMap<NodeId, NodeStatus>) -> Vec<DiskView> {
+    let map: &ClusterMap = &status.map;
+    let view = |disk: &everhold_proto::map::Disk| {
+        let place = |status: &NodeStatus| -> Option<DiskStatus> {
+            status.disks.iter().find(|own| own.disk == disk.id).cloned()
+        };
+        let own = own.get(&disk.node).and_then(place);
+        let members: Vec<_> = map.pgs.values().filter_map(|pg| pg.member(disk.id)).collect();
+        DiskView {
+            id: disk.id,
+            node: disk.node,
+            path: own.as_ref().map(|own| own.path.clone()),
+            state: disk.state,
+            fullness: disk.fullness,
+            used_bytes: disk.used_bytes,
+            capacity_bytes: disk.capacity_bytes,
+            members: members.len(),
+            incomplete: members.iter().filter(|member| !member.is_full()).count(),
+            formers: map.pgs.values().filter(|pg| pg.formers.contains(&disk.id)).count(),
+            blocks: own.as_ref().map(|own| own.blocks),
+            checksum_errors: own.as_ref().map(|own| own.checksum_errors),
+        }
+    };
+    map.disks.values().map(view).collect()
+}
+
+async fn drain(disk: DiskId, cancel: bool, global: &Global) -> CliResult {
+    let state = if cancel { DiskState::In } else { DiskState::Draining };
+    let reason = if cancel { "an operator takes it back" } else { "an operator drains it" };
+    let order = ChangeMap(MapCommand::SetDiskState { disk, state, reason: reason.into() });
+    Admin::new(&seeds(global)?).leader(&order, LEADER_LIMIT).await?;
+    if global.json {
+        return json(&serde_json::json!({ "disk": disk, "state": state }));
+    }
+    line(format!("disk {disk}: {state}; follow it with `everhold disk ls`"))
+}

@@ -1,0 +1,109 @@
+//! Slow disks: found, spared and brought back, and never a majority of them.
+
+use super::*;
+use crate::testing::World;
+use everhold_proto::NodeId;
+
+struct Case {
+    world: World,
+    judge: SlowDisks,
+    now: Duration,
+}
+
+impl Case {
+    fn new(disks: usize) -> Self {
+        let world = World::new(3, &vec![""; disks]);
+        let mut case =
+            Case { world, judge: SlowDisks::new(SlowConfig::default()), now: Duration::ZERO };
+        case.run(20, &[]);
+        case
+    }
+
+    /// Lets each disk answer in so many milliseconds for a while, applies the verdicts, and counts them.
+    fn run(&mut self, seconds: u64, millis: &[u32]) -> usize {
+        let speed = |(place, ms): (usize, &u32)| {
+            let disk = DiskId(place as u32 + 1);
+            let micros = Some(ms * 1000);
+            (disk, DiskSpeed { disk, write_micros: micros, read_micros: None })
+        };
+        let speeds = millis.iter().enumerate().map(speed).collect();
+        let mut count = 0;
+        for _ in 0..seconds * 5 {
+            self.now += Duration::from_millis(200);
+            for verdict in self.judge.verdicts(&self.world.map(), &speeds, self.now) {
+                self.world.map_command(verdict);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    fn state(&self, disk: u32) -> DiskState {
+        self.world.map().disks[&DiskId(disk)].state
+    }
+}
+
+/// Twenty times slower than its peers: slow within two seconds, and only this one.
+#[test]
+fn a_slow_disk_is_named() {
+    let mut case = Case::new(5);
+    assert_eq!(case.run(10, &[2, 2, 3, 2, 4]), 0);
+    assert_eq!(case.run(2, &[2, 2, 40, 2, 4]), 1);
+    assert_eq!(case.state(3), DiskState::Slow);
+}
+
+/// All slow together is load, not a fault; a short hiccup is none either; nor is what is fast enough.
+#[test]
+fn load_is_no_fault() {
+    let mut case = Case::new(5);
+    assert_eq!(case.run(10, &[200, 210, 190, 500, 200]), 0);
+    assert_eq!(case.run(1, &[2, 2, 40, 2, 2]), 0);
+    assert_eq!(case.run(1, &[2, 2, 2, 2, 2]), 0);
+    assert_eq!(case.run(10, &[1, 1, 9, 1, 1]), 0);
+}
+
+/// It comes back when it is as fast as the others for a while, and later each time.
+#[test]
+fn a_slow_disk_comes_back_later_each_time() {
+    let mut case = Case::new(5);
+    let recovery = |case: &mut Case| {
+        case.run(3, &[2, 2, 40, 2, 2]);
+        assert_eq!(case.state(3), DiskState::Slow);
+        (1..1000).find(|_| case.run(1, &[2, 2, 2, 2, 2]) == 1).expect("it comes back")
+    };
+    let (first, second) = (recovery(&mut case), recovery(&mut case));
+    assert!((15..=16).contains(&first), "{first}");
+    assert!((30..=31).contains(&second), "{second}");
+}
+
+/// A third at most: where more look slow, something else is wrong.
+#[test]
+fn never_more_than_a_third() {
+    let mut case = Case::new(6);
+    case.run(10, &[40, 40, 40, 2, 2, 2]);
+    let slow = (1..=6).filter(|disk| case.state(*disk) == DiskState::Slow).count();
+    assert!(slow <= 2, "{slow}");
+    let mut two = Case::new(2);
+    assert_eq!(two.run(10, &[2, 400]), 0, "with one peer nobody knows who is slow");
+}
+
+/// Without figures nothing happens, and a disk whose node is not Up is not judged.
+#[test]
+fn no_figures_no_verdict() {
+    let mut case = Case::new(5);
+    case.run(3, &[2, 2, 40, 2, 2]);
+    assert_eq!(case.run(100, &[]), 0);
+    assert_eq!(case.state(3), DiskState::Slow);
+    case.world.set_node(4, NodeState::Down);
+    assert_eq!(case.run(10, &[2, 2, 2, 400]), 0);
+    assert!(case.world.map().nodes.contains_key(&NodeId(4)));
+}
+
+/// A disk that registered just now opens its files and catches up: that makes it no slow one.
+#[test]
+fn a_fresh_disk_warms_up() {
+    let mut case = Case::new(5);
+    case.world.register_disk(3, Some(DiskId(3)));
+    assert_eq!(case.run(14, &[2, 2, 40, 2, 2]), 0);
+    assert_eq!(case.run(4, &[2, 2, 40, 2, 2]), 1);
+}

@@ -1,0 +1,213 @@
+//! How fast a disk answers: the median time of its writes and reads over the last seconds. Heartbeats tell
+//! the leader, who holds the disks against each other (`everhold_cluster::slow`).
+//!
+//! An operation that does not end counts with its age, so that a disk that stands still is noticed too.
+
+use crate::disk::DiskSeat;
+use crate::node::Node;
+use everhold_env::{AlignedBuf, Clock, OpenMode};
+use everhold_proto::DiskId;
+use everhold_proto::map::DiskState;
+use everhold_proto::rpc::DiskSpeed;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What happened longer ago does not count.
+const WINDOW: Duration = Duration::from_secs(2);
+/// Operations remembered: enough for a median, however busy the disk is.
+const SAMPLES_MAX: usize = 256;
+/// Fewer tell nothing.
+const SAMPLES_MIN: usize = 4;
+/// An operation under way for this long counts as one that took so long.
+const STUCK_AFTER: Duration = Duration::from_millis(100);
+/// How often a disk that is called slow is tried: nobody else may use it enough to tell that it is well again.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// What is written and read then, and how long it may take.
+const PROBE_BYTES: usize = 64 << 10;
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// The file that is used for it, in the disk's directory.
+const PROBE_FILE: &str = "probe";
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// A block becomes durable.
+    Write,
+    /// A block is read.
+    Read,
+}
+
+/// The times of one disk.
+#[derive(Default)]
+pub(crate) struct Speedometer {
+    writes: Mutex<Track>,
+    reads: Mutex<Track>,
+}
+
+#[derive(Default)]
+struct Track {
+    done: VecDeque<(Instant, u32)>,
+    running: BTreeMap<u64, Instant>,
+    next: u64,
+}
+
+/// An operation under way. Dropped without [`Timing::finish`], it is forgotten.
+pub(crate) struct Timing<'a> {
+    track: &'a Mutex<Track>,
+    number: u64,
+}
+
+impl Speedometer {
+    /// An operation begins.
+    pub(crate) fn start(&self, access: Access, now: Instant) -> Timing<'_> {
+        let track = self.track(access);
+        let mut locked = track.lock();
+        let number = locked.next;
+        locked.next += 1;
+        locked.running.insert(number, now);
+        Timing { track, number }
+    }
+
+    /// The figures for a heartbeat.
+    pub(crate) fn speed(&self, disk: DiskId, now: Instant) -> DiskSpeed {
+        let median = |access| self.track(access).lock().median(now);
+        DiskSpeed { disk, write_micros: median(Access::Write), read_micros: median(Access::Read) }
+    }
+
+    fn track(&self, access: Access) -> &Mutex<Track> {
+        match access {
+            Access::Write => &self.writes,
+            Access::Read => &self.reads,
+        }
+    }
+}
+
+impl Timing<'_> {
+    /// It ended well.
+    pub(crate) fn finish(self, now: Instant) {
+        let mut track = self.track.lock();
+        if let Some(started) = track.running.remove(&self.number) {
+            let took = micros(now.saturating_duration_since(started));
+            if track.done.len() == SAMPLES_MAX {
+                track.done.pop_front();
+            }
+            track.done.push_back((now, took));
+        }
+    }
+}
+
+impl Drop for Timing<'_> {
+    fn drop(&mut self) {
+        self.track.lock().running.remove(&self.number);
+    }
+}
+
+impl Track {
+    fn median(&mut self, now: Instant) -> Option<u32> {
+        let age = |at: Instant| now.saturating_duration_since(at);
+        while self.done.front().is_some_and(|(at, _)| age(*at) > WINDOW) {
+            self.done.pop_front();
+        }
+        let stuck = self.running.values().map(|at| age(*at)).filter(|age| *age >= STUCK_AFTER);
+        let mut all: Vec<u32> =
+            self.done.iter().map(|(_, took)| *took).chain(stuck.map(micros)).collect();
+        let middle = all.len() / 2;
+        (all.len() >= SAMPLES_MIN).then(|| *all.select_nth_unstable(middle).1)
+    }
+}
+
+fn micros(took: Duration) -> u32 {
+    u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// Tries the disks that the map calls slow, for as long as it does. Runs for the life of the node.
+pub(crate) async fn watch(node: Arc<Node>) {
+    loop {
+        node.env.clock.sleep(PROBE_EVERY).await;
+        let map = node.map.current();
+        let slow = |seat: &&Arc<DiskSeat>| {
+            let row = seat.id().and_then(|id| map.disks.get(&id));
+            row.is_some_and(|disk| disk.state == DiskState::Slow)
+        };
+        for seat in node.disks.iter().filter(slow) {
+            match node.env.clock.within(PROBE_LIMIT, probe(&node, seat)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => {
+                    tracing::info!(disk = ?seat.id(), error = %e, "a slow disk was not tried");
+                }
+                Err(e) => tracing::info!(disk = ?seat.id(), error = %e, "a slow disk is stuck"),
+            }
+        }
+    }
+}
+
+/// Writes a file of the size of a small block durably, and reads it back.
+async fn probe(node: &Node, seat: &DiskSeat) -> io::Result<()> {
+    let clock: &Clock = &node.env.clock;
+    let mode = OpenMode { create: true, direct: true };
+    let file = node.env.disk.open(&seat.path.join(PROBE_FILE), mode).await?;
+    let mut content = AlignedBuf::zeroed(PROBE_BYTES);
+    content.set_len(PROBE_BYTES);
+    let timing = seat.speed.start(Access::Write, clock.now());
+    file.write_at(0, content).await?;
+    file.sync_data().await?;
+    timing.finish(clock.now());
+    let timing = seat.speed.start(Access::Read, clock.now());
+    file.read_at(0, PROBE_BYTES).await?;
+    timing.finish(clock.now());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(start: Instant, ms: u64) -> Instant {
+        start + Duration::from_millis(ms)
+    }
+
+    /// The median of what ended lately, from a few operations on; old times do not count.
+    #[test]
+    fn the_median_of_the_last_seconds() {
+        let (meter, start) = (Speedometer::default(), Instant::now());
+        let speed = |ms| meter.speed(DiskId(1), after(start, ms)).write_micros;
+        for took in [1, 2, 30] {
+            meter.start(Access::Write, start).finish(after(start, took));
+        }
+        assert_eq!(speed(40), None, "three tell nothing");
+        meter.start(Access::Write, start).finish(after(start, 3));
+        assert_eq!(speed(40), Some(3000));
+        assert_eq!(meter.speed(DiskId(1), after(start, 40)).read_micros, None);
+        assert_eq!(speed(2500), None, "that was long ago");
+    }
+
+    /// What does not end counts with its age; what was given up does not count.
+    #[test]
+    fn what_is_stuck_counts() {
+        let (meter, start) = (Speedometer::default(), Instant::now());
+        let stuck: Vec<_> = (0..5).map(|_| meter.start(Access::Read, start)).collect();
+        let speed = |ms| meter.speed(DiskId(1), after(start, ms)).read_micros;
+        assert_eq!(speed(50), None);
+        assert_eq!(speed(900), Some(900_000));
+        drop(stuck);
+        assert_eq!(speed(900), None);
+    }
+
+    /// Memory is bounded, and the newest count.
+    #[test]
+    fn the_newest_are_kept() {
+        let (meter, start) = (Speedometer::default(), Instant::now());
+        for _ in 0..SAMPLES_MAX {
+            meter.start(Access::Write, start).finish(after(start, 50));
+        }
+        for _ in 0..SAMPLES_MAX {
+            meter.start(Access::Write, start).finish(after(start, 1));
+        }
+        assert_eq!(meter.speed(DiskId(1), after(start, 60)).write_micros, Some(1000));
+        assert_eq!(meter.writes.lock().done.len(), SAMPLES_MAX);
+    }
+}

@@ -1,0 +1,159 @@
+//! Clients that ask for far more than there is, while a node is slow.
+
+use crate::real::reliability::bench::Bench;
+use crate::real::reliability::figures::now;
+use crate::real::reliability::options::Row;
+use crate::real::reliability::probes::FILE_BYTES;
+use crate::real::reliability::report::Verdict;
+use anyhow::Result;
+use bytes::Bytes;
+use everhold_client::{Client, ClientOptions, CreateOptions};
+use everhold_env::Env;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Applications with which the peak is looked for, one number after another until more bring no more.
+const STEPS: [usize; 5] = [8, 16, 32, 64, 128];
+/// Less than this is no more.
+const MORE: f64 = 1.1;
+/// The surge: so many times the applications of the peak.
+const SURGE: usize = 5;
+/// Clients that they share.
+const CLIENTS: usize = 4;
+/// What an application waits for an answer; later it is worth nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Promised of the goodput.
+const SHARE: f64 = 0.8;
+/// The slow node's link.
+const SLOW_KILOBITS: u32 = 2000;
+
+/// Goodput at peak, then under the surge with and without protection.
+pub(super) async fn surge(bench: &mut Bench<'_>) -> Result<()> {
+    let (row, fault) = (Row::Surge, "surge to 5 × capacity, one node slow");
+    let seconds = bench.options.either(15.0, 6.0);
+    let (mut busy, mut peak) = (STEPS[0], goodput(bench, STEPS[0], true, seconds).await?);
+    for step in &STEPS[1..] {
+        let next = goodput(bench, *step, true, seconds).await?;
+        if next.good < peak.good * MORE {
+            break;
+        }
+        (busy, peak) = (*step, next);
+    }
+    let victim = bench.victim().await?;
+    bench.cluster.hosts.slow(victim, SLOW_KILOBITS)?;
+    let with = goodput(bench, SURGE * busy, true, seconds).await;
+    let without = goodput(bench, SURGE * busy, false, seconds).await;
+    bench.cluster.hosts.unslow(victim)?;
+    let (with, without) = (with?, without?);
+    let told = |g: &Goodput| {
+        format!("{:.0}/s in time, {:.0}/s late or failed, p99 {:.0} ms", g.good, g.bad, g.p99_ms)
+    };
+    bench.check(
+        row,
+        fault,
+        "goodput with protection at least 80 % of the peak",
+        format!(
+            "peak {} with {busy} applications; {} of them, protected: {} ({:.0} %)",
+            told(&peak),
+            SURGE * busy,
+            told(&with),
+            100.0 * with.good / peak.good
+        ),
+        Verdict::of(peak.good > 0.0 && with.good >= SHARE * peak.good),
+    );
+    bench.check(
+        row,
+        fault,
+        "(the same without protection, for comparison)",
+        format!("{} ({:.0} %)", told(&without), 100.0 * without.good / peak.good),
+        Verdict::Told,
+    );
+    Ok(())
+}
+
+struct Goodput {
+    /// Operations per second that ended well within the patience.
+    good: f64,
+    /// Those that did not.
+    bad: f64,
+    p99_ms: f64,
+}
+
+/// What many applications get, each writing a file and reading it again, one after another.
+async fn goodput(
+    bench: &Bench<'_>,
+    applications: usize,
+    protected: bool,
+    seconds: f64,
+) -> Result<Goodput> {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let root = format!("/surge/{}", RUNS.fetch_add(1, Ordering::Relaxed));
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let options = ClientOptions {
+            name: format!("reliability: surge {number}"),
+            operation_deadline: Some(PATIENCE * 3),
+            protected,
+            ..ClientOptions::default()
+        };
+        clients.push(Client::connect(Env::real(), &bench.cluster.addresses(), options).await?);
+    }
+    clients[0].mkdir_all(&root, 0o755).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let start = now();
+    let work = |number: usize| {
+        let client = clients[number % CLIENTS].clone();
+        let (root, stop) = (root.clone(), stop.clone());
+        let spawner = Env::real().tasks;
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        spawner.detach(async move {
+            // The receiver waits for every application.
+            let _ = tx.send(apply(client, root, number, stop).await);
+        });
+        rx
+    };
+    let running: Vec<_> = (0..applications).map(work).collect();
+    bench.sleep(seconds).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut times = Vec::new();
+    for one in running {
+        times.extend(one.await?);
+    }
+    let took = (now() - start).as_secs_f64();
+    times.sort_unstable();
+    let good = times.iter().filter(|time| **time <= PATIENCE).count();
+    let p99 = crate::real::reliability::figures::p99_ms(&times).unwrap_or(f64::NAN);
+    for client in clients {
+        client.close().await?;
+    }
+    let per_second = |n: usize| n as f64 / took;
+    Ok(Goodput { good: per_second(good), bad: per_second(times.len() - good), p99_ms: p99 })
+}
+
+/// One application: the times of its operations; one that failed took for ever.
+async fn apply(
+    client: Arc<Client>,
+    root: String,
+    number: usize,
+    stop: Arc<AtomicBool>,
+) -> Vec<Duration> {
+    let content = Bytes::from(vec![number as u8; FILE_BYTES]);
+    let mut times = Vec::new();
+    for file in 0u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let path = format!("{root}/{number}-{file}");
+        let began = now();
+        let put = client.put(&path, content.clone(), CreateOptions::default()).await;
+        times.push(if put.is_ok() { now() - began } else { Duration::MAX });
+        if put.is_ok() {
+            let began = now();
+            let read = client.get(&path, 2 * FILE_BYTES).await;
+            let good = read.is_ok_and(|bytes| bytes == content);
+            times.push(if good { now() - began } else { Duration::MAX });
+        }
+    }
+    times
+}
