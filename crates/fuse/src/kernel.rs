@@ -430,7 +430,7 @@ impl Filesystem for Kernel {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if self.0.client.peek_lacks(convert::inode(ino), name.as_bytes()) {
+        if self.0.lacks_xattr(convert::inode(ino), name.as_bytes()) {
             return self.0.at_once(Op::GetXattr, false, || reply.error(Errno::ENODATA));
         }
         let (inode, name) = (convert::inode(ino), bytes(name));

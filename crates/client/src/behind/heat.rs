@@ -8,6 +8,8 @@ use tokio::time::Instant;
 /// Changes of one directory within [`WHILE`] that make it worth the question.
 const CHANGES: u32 = 2;
 const WHILE: Duration = Duration::from_secs(5);
+/// Between two directories that one program takes in a walk.
+const STEP: Duration = Duration::from_millis(300);
 /// Directories that are called back within [`WALK`] by somebody who walks a tree.
 const RECALLS: u32 = 3;
 const WALK: Duration = Duration::from_secs(1);
@@ -18,6 +20,8 @@ const WATCHED_MAX: usize = 4096;
 pub(super) struct Heat {
     changed: BTreeMap<InodeId, (u32, Instant)>,
     cool_until: BTreeMap<InodeId, Instant>,
+    /// When the last directory was taken.
+    taken: Option<Instant>,
     /// How many were called back, since when.
     recalls: Option<(u32, Instant)>,
 }
@@ -33,8 +37,14 @@ impl Heat {
             (*count, *since) = (0, now);
         }
         *count += 1;
-        let is_hot = *count >= CHANGES;
-        is_hot && self.may_take(directory, now)
+        // Who just took a directory walks through a tree: the next one is taken with its first change.
+        let walks = self.taken.is_some_and(|at| now.saturating_duration_since(at) < STEP);
+        (*count >= CHANGES || walks) && self.may_take(directory, now)
+    }
+
+    /// A directory was taken.
+    pub(super) fn took(&mut self, now: Instant) {
+        self.taken = Some(now);
     }
 
     /// Whether nobody else wanted it lately.
@@ -72,6 +82,14 @@ impl Heat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_next_directory_of_a_walk_is_taken_at_once() {
+        let (mut heat, now) = (Heat::default(), Instant::now());
+        heat.took(now);
+        assert!(heat.warm(InodeId(1), now + STEP / 2));
+        assert!(!heat.warm(InodeId(2), now + STEP));
+    }
 
     #[test]
     fn who_walks_a_tree_gets_all_of_it() {

@@ -56,6 +56,7 @@ impl Behind {
             Ok(Some((attr, entries))) if undisturbed && client.holds_at(now) => {
                 tracing::debug!(%directory, entries = entries.len(), "a directory is held");
                 state.holdings.take_in(&attr, &entries);
+                state.heat.took(now);
             }
             Ok(found) => state.leave(directory, if found.is_none() { UNFIT } else { COOL }, now),
             Err(e) => {

@@ -26,6 +26,11 @@ fn sized(value: Bytes, size: u32) -> Outcome<Sized> {
 }
 
 impl Edge {
+    /// Whether it is known that an inode has no such attribute. The mount's own one is nobody's but its.
+    pub(crate) fn lacks_xattr(&self, inode: InodeId, name: &[u8]) -> bool {
+        name != STATS && self.client.peek_lacks(inode, name)
+    }
+
     pub(crate) async fn getxattr(
         self: Arc<Self>,
         inode: InodeId,
