@@ -6,7 +6,7 @@ use everhold_client::{Client, ClientOptions, Wire};
 use everhold_env::Env;
 use everhold_proto::map::Labels;
 use everhold_proto::rpc::{ClusterStatus, GetStatus, Rpc};
-use everhold_proto::{ByteSize, Error};
+use everhold_proto::{ByteSize, Error, Kind};
 use everhold_server::{Origin, Server, ServerConfig};
 use std::future::Future;
 use std::sync::Arc;
