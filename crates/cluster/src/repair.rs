@@ -54,8 +54,10 @@ pub fn plan(map: &ClusterMap, limits: &Limits) -> Vec<MapCommand> {
         }
     }
     if !limits.braked {
-        // New PGs fill new disks; what is uneven after that is worth a move.
-        if !planner.create_pgs() {
+        // New PGs fill new disks; what is uneven after that is worth a move. Where members just change for another
+        // reason, what is even shows when they have: a node that is back takes its places back first.
+        let tended = !planner.actions.is_empty();
+        if !planner.create_pgs() && !tended {
             planner.even_out(limits.moves_max);
         }
     }

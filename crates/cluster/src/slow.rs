@@ -179,11 +179,12 @@ impl SlowDisks {
                 watched.slow_since = None;
                 watched.well_since.get_or_insert(now);
             }
-            // Without figures nothing becomes better or worse.
-            Verdict::Between | Verdict::Unknown => {
+            Verdict::Between => {
                 watched.slow_since = None;
                 watched.well_since = None;
             }
+            // Without figures nothing becomes better or worse: clients may go round it already.
+            Verdict::Unknown => {}
         }
         let lasts = |since: Option<Duration>, wanted| {
             since.is_some_and(|since| now.saturating_sub(since) >= wanted)

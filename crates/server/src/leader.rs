@@ -85,9 +85,21 @@ impl Node {
         of_raft.filter(|address| !self.leader.has_refused(address)).or_else(|| self.leader.get())
     }
 
+    /// The leader's address for others. Nobody is sent to a leader that this node's replica has not heard for so
+    /// long that it may stand for election: whoever asks had better ask around.
+    pub(crate) fn leader_hint(&self) -> Option<String> {
+        let silent_max = Duration::from_millis(self.config.raft.election_max_ms);
+        let follows = self.raft.current().is_some() && !self.is_leader();
+        let silence = self.signals.leader_silence(self.env.clock.now());
+        if follows && silence.is_none_or(|silence| silence > silent_max) {
+            return None;
+        }
+        self.leader_address()
+    }
+
     /// "Ask the leader", with its address when it is known and is not this node's.
     pub(crate) fn not_leader(&self) -> Error {
-        Error::not_leader(self.leader_address().filter(|address| *address != self.address))
+        Error::not_leader(self.leader_hint().filter(|address| *address != self.address))
     }
 
     /// Calls the leader until it answers or the deadline is reached. What may have been applied is

@@ -123,6 +123,8 @@ pub(crate) struct Signals {
     /// The node is stopping on purpose.
     pub(crate) leaving: AtomicBool,
     unreachable: Mutex<BTreeMap<NodeId, Instant>>,
+    /// When the replica here was last sent entries, a heartbeat or a snapshot.
+    led: Mutex<Option<Instant>>,
     workers: Mutex<BTreeMap<String, String>>,
 }
 
@@ -130,6 +132,16 @@ impl Signals {
     /// A peer could not be reached.
     pub(crate) fn unreachable(&self, node: NodeId, now: Instant) {
         self.unreachable.lock().insert(node, now);
+    }
+
+    /// A leader sent something to the replica here.
+    pub(crate) fn is_led(&self, now: Instant) {
+        *self.led.lock() = Some(now);
+    }
+
+    /// For how long no leader has; `None`: since the start.
+    pub(crate) fn leader_silence(&self, now: Instant) -> Option<Duration> {
+        self.led.lock().map(|at| now.saturating_duration_since(at))
     }
 
     /// Peers that could not be reached lately.

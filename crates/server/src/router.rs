@@ -9,6 +9,7 @@ use crate::raft::rpc_of;
 use crate::services::{
     CallContext, Class, Serve, health_page, metrics_page, serve_block, status_page,
 };
+use everhold_consensus::RaftRpc;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::limits::RPC_BYTES_MAX;
 use everhold_proto::rpc::{
@@ -174,7 +175,7 @@ async fn answer<R: Serve>(
 
 async fn raft(
     node: &Arc<Node>,
-    what: everhold_consensus::RaftRpc,
+    what: RaftRpc,
     request: Request<Incoming>,
     call: &CallContext,
 ) -> Result<Reply, Error> {
@@ -182,6 +183,9 @@ async fn raft(
     let consensus =
         consensus.ok_or_else(|| Error::new(Kind::NotFound, "this node is not in raft"))?;
     let body = read_body(&node.env, request.into_body(), RPC_BYTES_MAX, call.deadline).await?;
+    if matches!(what, RaftRpc::Append | RaftRpc::Snapshot) {
+        node.signals.is_led(node.env.clock.now());
+    }
     let answer = consensus.handle_rpc(what, body).await?;
     Ok(bytes_reply(StatusCode::OK, answer))
 }

@@ -94,14 +94,12 @@ async fn a_flipped_bit_is_repaired() {
 /// A bit that nobody reads is found by a scrub that was asked for, and repaired.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrub_finds_what_nobody_reads() {
-    let mut cluster = TestCluster::start(3, 3).await;
+    let cluster = TestCluster::start(3, 3).await;
     let client = cluster.client().await;
     write(&client, 0..10).await;
     let victim = pattern(1, FILE_BYTES);
-    cluster.nodes[1].stop().await;
-    flip_a_bit_of(&victim, &cluster.nodes[1].config.data_dir);
-    cluster.nodes[1].start().await;
-    cluster.is_whole().await;
+    // Under the running node: a start would compare the disk with the table, and find it.
+    rot_a_bit_of(&victim, &cluster.nodes[1].config.data_dir);
     assert_eq!(status_of(&cluster, &cluster.nodes[1]).await.disks[0].scrub.bad_blocks, 0);
     for node in &cluster.nodes {
         let (address, id) = (node.address(), cluster.cluster_id());
@@ -114,7 +112,7 @@ async fn a_scrub_finds_what_nobody_reads() {
                 if scrub.urgent_passes == 0 {
                     return None;
                 }
-                assert!(scrub.checked_blocks >= 10 && !scrub.urgent, "{scrub:?}");
+                assert!(scrub.blocks >= 10, "{scrub:?}");
             }
             Some(())
         })
@@ -243,6 +241,23 @@ fn flip_a_bit_of(content: &[u8], dir: &Path) {
         let Some(at) = bytes.windows(64).position(|window| window == needle) else { continue };
         bytes[at + content.len() / 2] ^= 1;
         std::fs::write(&path, bytes).expect("writable");
+        return;
+    }
+    panic!("the content is in no file below {}", dir.display());
+}
+
+/// The same in place, on the medium, while the node may be reading.
+fn rot_a_bit_of(content: &[u8], dir: &Path) {
+    use std::os::unix::fs::FileExt;
+    for path in files_below(dir) {
+        let bytes = std::fs::read(&path).expect("readable");
+        let Some(at) = bytes.windows(64).position(|window| window == &content[..64]) else {
+            continue;
+        };
+        let at = at + content.len() / 2;
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opens");
+        file.write_all_at(&[bytes[at] ^ 1], at as u64).expect("writable");
+        file.sync_data().expect("syncs");
         return;
     }
     panic!("the content is in no file below {}", dir.display());

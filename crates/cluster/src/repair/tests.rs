@@ -467,6 +467,12 @@ fn a_node_that_is_back_soon_fetches_what_it_missed() {
     world.log_ms = 60_000;
     world.register_node(5, "");
     world.register_disk(5, Some(DiskId(5)));
+    let first = plan(&world.map(), &Limits { now_ms: 61_000, ..limits() });
+    let takes_back = |command: &MapCommand| {
+        matches!(command, MapCommand::ChangePg { change: PgChange::TakeBack(_), .. })
+    };
+    assert_eq!(first.len(), held.len(), "no move beside it: {first:?}");
+    assert!(first.iter().all(takes_back), "{first:?}");
     settle_at(&mut world, 61_000);
     assert_redundant(&world, 3);
     let back = held.iter().filter(|pg| world.map().pgs[pg].member(DiskId(5)).is_some()).count();

@@ -107,3 +107,12 @@ fn a_fresh_disk_warms_up() {
     assert_eq!(case.run(14, &[2, 2, 40, 2, 2]), 0);
     assert_eq!(case.run(4, &[2, 2, 40, 2, 2]), 1);
 }
+
+/// Clients that go round a slow disk leave it without figures for a moment: that does not make it well.
+#[test]
+fn a_gap_in_the_figures_clears_nobody() {
+    let mut case = Case::new(5);
+    assert_eq!(case.run(1, &[2, 2, 40, 2, 2]), 0);
+    assert_eq!(case.run(1, &[]), 0);
+    assert_eq!(case.run(1, &[2, 2, 40, 2, 2]), 1);
+}

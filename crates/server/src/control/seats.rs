@@ -87,12 +87,16 @@ async fn change_voters(
     consensus: &Arc<Consensus>,
     wanted: &BTreeSet<NodeId>,
 ) -> Result<(), Error> {
-    // A leader that is to go lets another one make the change: it would end its own leadership midway.
-    let me = node.registration.node();
-    if me.is_some_and(|me| !wanted.contains(&me)) {
-        let to = consensus.step_down().await?;
-        tracing::info!(%to, "this node is not to vote any more; leadership handed over");
-        return Ok(());
+    // A leader that is to go lets another one make the change: it would end its own leadership midway. Where
+    // nobody else votes yet, the others begin to vote beside it first.
+    let mut wanted = wanted.clone();
+    if let Some(me) = node.registration.node().filter(|me| !wanted.contains(me)) {
+        if consensus.status().voters().any(|voter| wanted.contains(&voter.node.node)) {
+            let to = consensus.step_down().await?;
+            tracing::info!(%to, "this node is not to vote any more; leadership handed over");
+            return Ok(());
+        }
+        wanted.insert(me);
     }
     let missing = |of: &NodeId| Error::new(Kind::Conflict, format!("{of} has no seat"));
     let seats: Result<BTreeSet<RaftId>, Error> =

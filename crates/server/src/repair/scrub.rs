@@ -61,8 +61,8 @@ impl Scrub {
         Scrub { clock, disk, cluster, pace, status: StatusCell::default() }
     }
 
-    /// Reads every block once; ends early when another pass was asked for.
-    async fn cycle(&self) -> Result<(), Error> {
+    /// Reads every block once. `false`: it ended early, because another pass was asked for.
+    async fn cycle(&self) -> Result<bool, Error> {
         let pgs = self.disk.store.pgs().await?;
         let blocks: u64 = pgs.iter().map(|(_, held)| held).sum();
         let pass = self.disk.scrub.begin(blocks);
@@ -78,7 +78,7 @@ impl Scrub {
                         self.rest(&some[0], blocks).await;
                     }
                     if self.disk.scrub.is_overtaken(pass) {
-                        return Ok(());
+                        return Ok(false);
                     }
                     self.status.set(Status::Busy(format!("reading {pg}")));
                     let began = self.clock.now();
@@ -91,7 +91,7 @@ impl Scrub {
             }
         }
         self.disk.scrub.end(pass);
-        Ok(())
+        Ok(true)
     }
 
     async fn check_some(&self, pg: PgId, blocks: &[BlockEntry]) -> Result<(), Error> {
@@ -182,8 +182,12 @@ impl Worker for Scrub {
 
     async fn run(self: Arc<Self>) {
         loop {
-            if let Err(e) = self.cycle().await {
-                tracing::debug!(disk = %self.disk.disk, error = %e, "scrub starts again later");
+            match self.cycle().await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(e) => {
+                    tracing::debug!(disk = %self.disk.disk, error = %e, "scrub starts again later");
+                }
             }
             self.status.set(Status::Idle);
             self.serve_suspects(PAUSE_MAX.min(self.pace.interval)).await;

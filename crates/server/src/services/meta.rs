@@ -246,7 +246,7 @@ impl Serve for GetMap {
     async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<GotMap, Error> {
         let map = node.local_map()?;
         let map = (map.epoch > self.known).then(|| (*map).clone());
-        Ok(GotMap { map, leader: node.leader_address() })
+        Ok(GotMap { map, leader: node.leader_hint() })
     }
 }
 

@@ -18,7 +18,7 @@ impl Serve for Hello {
             cluster: Some(node.cluster),
             node: node.registration.node(),
             format: FORMAT_VERSION,
-            leader: node.leader_address(),
+            leader: node.leader_hint(),
             pid: process::id(&node.env),
         })
     }

@@ -6,7 +6,7 @@ use everhold_client::{Client, ClientOptions, Wire};
 use everhold_env::Env;
 use everhold_proto::map::Labels;
 use everhold_proto::rpc::{ClusterStatus, GetStatus, Rpc};
-use everhold_proto::{ByteSize, Error};
+use everhold_proto::{ByteSize, Error, Kind};
 use everhold_server::{Origin, Server, ServerConfig};
 use std::future::Future;
 use std::sync::Arc;
@@ -122,6 +122,8 @@ impl TestCluster {
         let mut last = None;
         for node in self.nodes.iter().filter(|node| node.server.is_some()) {
             match call(&self.env, &node.address(), self.cluster_id(), request).await {
+                // The leader's own refusal is the answer; the others only send there.
+                Err(e) if e.kind != Kind::NotLeader && !e.is_retryable() => return Err(e),
                 Err(e) => last = Some(e),
                 answer => return answer,
             }

@@ -13,10 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Applications with which the peak is looked for, one number after another until more bring no more.
+/// Applications with which the peak is looked for.
 const STEPS: [usize; 5] = [8, 16, 32, 64, 128];
-/// Less than this is no more.
-const MORE: f64 = 1.1;
 /// The surge: so many times the applications of the peak.
 const SURGE: usize = 5;
 /// Clients that they share.
@@ -35,10 +33,9 @@ pub(super) async fn surge(bench: &mut Bench<'_>) -> Result<()> {
     let (mut busy, mut peak) = (STEPS[0], goodput(bench, STEPS[0], true, seconds).await?);
     for step in &STEPS[1..] {
         let next = goodput(bench, *step, true, seconds).await?;
-        if next.good < peak.good * MORE {
-            break;
+        if next.good > peak.good {
+            (busy, peak) = (*step, next);
         }
-        (busy, peak) = (*step, next);
     }
     let victim = bench.victim().await?;
     bench.cluster.hosts.slow(victim, SLOW_KILOBITS)?;
