@@ -49,6 +49,12 @@ programs *ARGS:
     cargo build -p everhold-cli
     scripts/programs target/debug/everhold {{ARGS}}
 
+# The measuring suite for mounts (a directory with its bench.py and report.py) on a mount and on a local directory;
+# needs root, /dev/fuse, python3 and fio.
+measure SUITE *ARGS:
+    cargo build --release -p everhold-cli
+    scripts/measure target/release/everhold {{SUITE}} {{ARGS}}
+
 _posix-tools:
     cargo install --quiet --locked --root target/tools pjdfstest@0.2.2 fsx@0.3.2
 
