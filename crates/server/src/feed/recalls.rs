@@ -26,6 +26,8 @@ struct Holder {
     directories: BTreeMap<InodeId, Recall>,
     /// When it asked for records last.
     followed: Option<Instant>,
+    /// Something was called back then, and it has not followed since.
+    silent_since: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +53,7 @@ impl Recalls {
         if !self.holders.contains_key(&holder) && self.holders.len() >= FOLLOWERS_MAX {
             self.forget_old(now);
         }
-        let new = || Holder { directories: BTreeMap::new(), followed: None };
+        let new = || Holder { directories: BTreeMap::new(), followed: None, silent_since: now };
         let holder = self.holders.entry(holder).or_insert_with(new);
         if holder.directories.len() >= RECALLS_MAX || holder.directories.contains_key(&inode) {
             return false;
@@ -64,7 +66,8 @@ impl Recalls {
     pub(super) fn next(&self, holder: SessionId, inode: InodeId, now: Instant) -> Next {
         let Some(holder) = self.holders.get(&holder) else { return Next::Try };
         let Some(recall) = holder.directories.get(&inode) else { return Next::Try };
-        let lease_end = recall.since + LEASE;
+        // Who has been silent since an earlier call has no lease any more.
+        let lease_end = recall.since.min(holder.silent_since) + LEASE;
         if now < lease_end {
             return Next::Wait(lease_end);
         }
@@ -80,7 +83,8 @@ impl Recalls {
     /// A holder follows: it lives.
     pub(super) fn followed(&mut self, holder: SessionId, now: Instant) {
         if let Some(holder) = self.holders.get_mut(&holder) {
-            holder.followed = Some(now);
+            holder.followed = holder.followed.max(Some(now));
+            holder.silent_since = holder.silent_since.max(now);
         }
     }
 
@@ -107,9 +111,6 @@ impl Recalls {
     pub(super) fn ended(&mut self, holder: SessionId, inode: InodeId) {
         if let Some(entry) = self.holders.get_mut(&holder) {
             entry.directories.remove(&inode);
-            if entry.directories.is_empty() {
-                self.holders.remove(&holder);
-            }
         }
     }
 
@@ -123,7 +124,7 @@ impl Recalls {
         let old = Duration::from_millis(2 * RECALL_MS);
         self.holders.retain(|_, holder| {
             holder.directories.retain(|_, recall| recall.since + old > now);
-            !holder.directories.is_empty()
+            !holder.directories.is_empty() || holder.silent_since + old > now
         });
     }
 }
@@ -157,9 +158,15 @@ mod tests {
 
     #[test]
     fn a_silent_holder_loses_it_with_its_lease() {
-        let (recalls, now) = recalled();
+        let (mut recalls, now) = recalled();
         assert_eq!(recalls.next(HOLDER, DIR, now), Next::Wait(now + LEASE));
         assert_eq!(recalls.next(HOLDER, DIR, now + LEASE), Next::Revoke);
+        recalls.ended(HOLDER, DIR);
+        let (other, later) = (InodeId(10), now + LEASE * 3 / 2);
+        assert!(recalls.call(HOLDER, other, later));
+        assert_eq!(recalls.next(HOLDER, other, later), Next::Revoke, "it is still silent");
+        recalls.followed(HOLDER, later);
+        assert!(matches!(recalls.next(HOLDER, other, later), Next::Wait(_)), "it was not dead");
     }
 
     #[test]
