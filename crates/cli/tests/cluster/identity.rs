@@ -1,6 +1,7 @@
 //! Nodes of other clusters and of other formats are refused by name.
 
 use crate::common::{Cluster, everhold, noise};
+use everhold_proto::codec::FORMAT_VERSION;
 use serde_json::Value;
 use std::process::Output;
 
@@ -37,7 +38,10 @@ fn foreign_nodes_and_formats_are_refused() {
     let output = server(&cluster, 3, &["--join", &address]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(9), "{text}");
-    assert!(text.contains("format 0") && text.contains("format 1"), "{text}");
+    assert!(
+        text.contains("format 0") && text.contains(&format!("format {FORMAT_VERSION}")),
+        "{text}"
+    );
 
     std::fs::write(&file, original.to_string()).unwrap();
     cluster.start(&[3]);
@@ -63,12 +67,16 @@ fn foreign_callers_are_refused() {
         answer
     };
     let theirs = "fedcba9876543210fedcba9876543210";
-    let answer = ask(&format!("everhold-cluster: {theirs}\r\neverhold-format: 1\r\n"));
+    let answer =
+        ask(&format!("everhold-cluster: {theirs}\r\neverhold-format: {FORMAT_VERSION}\r\n"));
     assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
     assert!(answer.contains(theirs) && answer.contains(&ours), "{answer}");
-    let answer = ask(&format!("everhold-cluster: {ours}\r\neverhold-format: 7\r\n"));
+    let answer = ask(&format!("everhold-cluster: {ours}\r\neverhold-format: 77\r\n"));
     assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
-    assert!(answer.contains('7') && answer.contains('1'), "{answer}");
+    assert!(
+        answer.contains("format 77") && answer.contains(&format!("format {FORMAT_VERSION}")),
+        "{answer}"
+    );
     let local = cluster.scratch().join("local");
     std::fs::write(&local, noise(1, 1000)).unwrap();
     cluster.ok(&["fs", "put", &local.display().to_string(), "/f"]);
