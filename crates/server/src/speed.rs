@@ -55,21 +55,23 @@ struct Track {
     next: u64,
 }
 
-/// An operation under way. Dropped without [`Timing::finish`], it is forgotten.
+/// An operation under way. Dropped without [`Timing::finish`] it failed, and is forgotten; or whoever waited for
+/// it went away because it took long, and it counts with its age.
 pub(crate) struct Timing<'a> {
     track: &'a Mutex<Track>,
     number: u64,
+    clock: Clock,
 }
 
 impl Speedometer {
     /// An operation begins.
-    pub(crate) fn start(&self, access: Access, now: Instant) -> Timing<'_> {
+    pub(crate) fn start(&self, access: Access, clock: Clock) -> Timing<'_> {
         let track = self.track(access);
         let mut locked = track.lock();
         let number = locked.next;
         locked.next += 1;
-        locked.running.insert(number, now);
-        Timing { track, number }
+        locked.running.insert(number, clock.now());
+        Timing { track, number, clock }
     }
 
     /// The figures for a heartbeat.
@@ -88,25 +90,31 @@ impl Speedometer {
 
 impl Timing<'_> {
     /// It ended well.
-    pub(crate) fn finish(self, now: Instant) {
-        let mut track = self.track.lock();
-        if let Some(started) = track.running.remove(&self.number) {
-            let took = micros(now.saturating_duration_since(started));
-            if track.done.len() == SAMPLES_MAX {
-                track.done.pop_front();
-            }
-            track.done.push_back((now, took));
-        }
+    pub(crate) fn finish(self) {
+        self.track.lock().end(self.number, self.clock.now(), Duration::ZERO);
     }
 }
 
 impl Drop for Timing<'_> {
     fn drop(&mut self) {
-        self.track.lock().running.remove(&self.number);
+        self.track.lock().end(self.number, self.clock.now(), STUCK_AFTER);
     }
 }
 
 impl Track {
+    /// The operation is under way no more; it counts if it took at least so long.
+    fn end(&mut self, number: u64, now: Instant, at_least: Duration) {
+        let Some(started) = self.running.remove(&number) else { return };
+        let took = now.saturating_duration_since(started);
+        if took < at_least {
+            return;
+        }
+        if self.done.len() == SAMPLES_MAX {
+            self.done.pop_front();
+        }
+        self.done.push_back((now, micros(took)));
+    }
+
     fn median(&mut self, now: Instant) -> Option<u32> {
         let age = |at: Instant| now.saturating_duration_since(at);
         while self.done.front().is_some_and(|(at, _)| age(*at) > WINDOW) {
@@ -147,18 +155,18 @@ pub(crate) async fn watch(node: Arc<Node>) {
 
 /// Writes a file of the size of a small block durably, and reads it back.
 async fn probe(node: &Node, seat: &DiskSeat) -> io::Result<()> {
-    let clock: &Clock = &node.env.clock;
+    let clock = node.env.clock;
     let mode = OpenMode { create: true, direct: true };
     let file = node.env.disk.open(&seat.path.join(PROBE_FILE), mode).await?;
     let mut content = AlignedBuf::zeroed(PROBE_BYTES);
     content.set_len(PROBE_BYTES);
-    let timing = seat.speed.start(Access::Write, clock.now());
+    let timing = seat.speed.start(Access::Write, clock);
     file.write_at(0, content).await?;
     file.sync_data().await?;
-    timing.finish(clock.now());
-    let timing = seat.speed.start(Access::Read, clock.now());
+    timing.finish();
+    let timing = seat.speed.start(Access::Read, clock);
     file.read_at(0, PROBE_BYTES).await?;
-    timing.finish(clock.now());
+    timing.finish();
     Ok(())
 }
 
@@ -166,48 +174,60 @@ async fn probe(node: &Node, seat: &DiskSeat) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn after(start: Instant, ms: u64) -> Instant {
-        start + Duration::from_millis(ms)
+    async fn pass(ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+
+    /// Operations that take so many milliseconds, one after another.
+    async fn writes(meter: &Speedometer, clock: Clock, millis: &[u64]) {
+        for ms in millis {
+            let timing = meter.start(Access::Write, clock);
+            pass(*ms).await;
+            timing.finish();
+        }
     }
 
     /// The median of what ended lately, from a few operations on; old times do not count.
-    #[test]
-    fn the_median_of_the_last_seconds() {
-        let (meter, start) = (Speedometer::default(), Instant::now());
-        let speed = |ms| meter.speed(DiskId(1), after(start, ms)).write_micros;
-        for took in [1, 2, 30] {
-            meter.start(Access::Write, start).finish(after(start, took));
-        }
-        assert_eq!(speed(40), None, "three tell nothing");
-        meter.start(Access::Write, start).finish(after(start, 3));
-        assert_eq!(speed(40), Some(3000));
-        assert_eq!(meter.speed(DiskId(1), after(start, 40)).read_micros, None);
-        assert_eq!(speed(2500), None, "that was long ago");
+    #[tokio::test(start_paused = true)]
+    async fn the_median_of_the_last_seconds() {
+        let (meter, clock) = (Speedometer::default(), Clock::real());
+        let speed = || meter.speed(DiskId(1), clock.now());
+        writes(&meter, clock, &[1, 2, 30]).await;
+        assert_eq!(speed().write_micros, None, "three tell nothing");
+        writes(&meter, clock, &[3]).await;
+        assert_eq!(speed().write_micros, Some(3000));
+        assert_eq!(speed().read_micros, None);
+        pass(2500).await;
+        assert_eq!(speed().write_micros, None, "that was long ago");
     }
 
-    /// What does not end counts with its age; what was given up does not count.
-    #[test]
-    fn what_is_stuck_counts() {
-        let (meter, start) = (Speedometer::default(), Instant::now());
-        let stuck: Vec<_> = (0..5).map(|_| meter.start(Access::Read, start)).collect();
-        let speed = |ms| meter.speed(DiskId(1), after(start, ms)).read_micros;
-        assert_eq!(speed(50), None);
-        assert_eq!(speed(900), Some(900_000));
+    /// What does not end counts with its age, also when whoever waited for it has gone; what failed at once does
+    /// not count.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stuck_counts() {
+        let (meter, clock) = (Speedometer::default(), Clock::real());
+        let speed = || meter.speed(DiskId(1), clock.now()).read_micros;
+        let stuck: Vec<_> = (0..5).map(|_| meter.start(Access::Read, clock)).collect();
+        pass(50).await;
+        assert_eq!(speed(), None);
+        pass(850).await;
+        assert_eq!(speed(), Some(900_000));
         drop(stuck);
-        assert_eq!(speed(900), None);
+        assert_eq!(speed(), Some(900_000));
+        pass(2500).await;
+        let failed: Vec<_> = (0..5).map(|_| meter.start(Access::Read, clock)).collect();
+        pass(5).await;
+        drop(failed);
+        assert_eq!(speed(), None);
     }
 
     /// Memory is bounded, and the newest count.
-    #[test]
-    fn the_newest_are_kept() {
-        let (meter, start) = (Speedometer::default(), Instant::now());
-        for _ in 0..SAMPLES_MAX {
-            meter.start(Access::Write, start).finish(after(start, 50));
-        }
-        for _ in 0..SAMPLES_MAX {
-            meter.start(Access::Write, start).finish(after(start, 1));
-        }
-        assert_eq!(meter.speed(DiskId(1), after(start, 60)).write_micros, Some(1000));
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_are_kept() {
+        let (meter, clock) = (Speedometer::default(), Clock::real());
+        writes(&meter, clock, &[2; SAMPLES_MAX]).await;
+        writes(&meter, clock, &[1; SAMPLES_MAX]).await;
+        assert_eq!(meter.speed(DiskId(1), clock.now()).write_micros, Some(1000));
         assert_eq!(meter.writes.lock().done.len(), SAMPLES_MAX);
     }
 }

@@ -104,10 +104,10 @@ async fn put(
         return Err(Error::new(Kind::Invalid, "the body is shorter than announced"));
     }
     local.gate.enter(path.pg, joined).await;
-    let timing = disk.speed.start(Access::Write, node.env.clock.now());
+    let timing = disk.speed.start(Access::Write, node.env.clock);
     disk.store.put(path.id, path.pg, crc, buf).await?;
     let now = node.env.clock.now();
-    timing.finish(now);
+    timing.finish();
     local.pace.served(Foreground::Write, now.saturating_duration_since(began), now);
     node.counters.blocks_put.add(1);
     node.counters.bytes_put.add(length as u64);
@@ -146,7 +146,7 @@ async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<R
     // Repair has a budget of its own, a small one: it never takes what clients could have.
     let gate = if repairs { &node.gates.repair } else { &node.gates.blocks };
     let memory = gate.take(&node.env, length.div_ceil(1024)).await?;
-    let timing = disk.speed.start(Access::Read, node.env.clock.now());
+    let timing = disk.speed.start(Access::Read, node.env.clock);
     let read = match range {
         None => disk.store.get_whole(path.id).await.map(|(stat, data)| (stat.crc, data)),
         Some(range) => {
@@ -159,7 +159,7 @@ async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<R
         }
     })?;
     let now = node.env.clock.now();
-    timing.finish(now);
+    timing.finish();
     if let Some(local) = disk.local().filter(|_| !repairs) {
         local.pace.served(Foreground::Read, now.saturating_duration_since(began), now);
     }
