@@ -131,6 +131,11 @@ impl Behind {
         self.work.notify_one();
     }
 
+    /// Whether something that was done to an inode is still to be told.
+    pub(crate) fn has_untold(&self, inode: InodeId) -> bool {
+        self.state.lock().queue.last(&[inode]).is_some()
+    }
+
     /// The attributes of an inode that is held.
     pub(crate) fn peek_attr(&self, inode: InodeId) -> Option<Attr> {
         self.state.lock().holdings.attr(inode)

@@ -52,8 +52,12 @@ async fn look(client: &Arc<Client>, directory: InodeId) -> Seen {
     while let Some((path, directory)) = to_visit.pop() {
         for (name, attr) in client.list_inode(directory).await.expect("is listed") {
             let path = format!("{path}/{name}");
-            let found = client.lookup(directory, name).await.expect("is found");
+            let found = client.lookup(directory, name.clone()).await.expect("is found");
             assert_eq!(found, attr, "{path}");
+            let known = client.cached_lookup(directory, &name).await.expect("answers");
+            assert_eq!(known, Some(attr.clone()), "{path}, from memory");
+            let known = client.cached_attr(attr.inode).await.expect("answers");
+            assert_eq!(known, attr, "{path}, from memory");
             assert_eq!(client.attr(attr.inode).await.expect("is there"), attr, "{path}");
             let content = match attr.kind {
                 FileKind::File => {
@@ -171,6 +175,28 @@ async fn what_was_shown_is_what_comes_to_be() {
     for client in [client, plain] {
         client.close().await.expect("closes");
     }
+}
+
+/// A name of a file that has several is removed: no memory says that it still has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_not_older_than_what_was_done() {
+    let cluster = TestCluster::start(1, 1).await;
+    let client = cluster.behind().await;
+    let directory = held(&cluster, &client, "d").await;
+    for round in 0..20 {
+        let file = make(&client, directory, "one", NewKind::File).await.inode;
+        for (text, links) in [("two", 2), ("three", 3)] {
+            client.link(file, directory, name(text)).await.expect("is linked");
+            assert_eq!(client.cached_attr(file).await.expect("answers").nlink, links, "{round}");
+        }
+        for (text, other, links) in [("two", "one", 2), ("one", "three", 1)] {
+            client.unlink(directory, name(text), true).await.expect("is removed");
+            let known = client.cached_lookup(directory, &name(other)).await.expect("answers");
+            assert_eq!(known.expect("is there").nlink, links, "{round}");
+        }
+        client.unlink(directory, name("three"), true).await.expect("is removed");
+    }
+    client.close().await.expect("closes");
 }
 
 /// Two clients by turns in one directory: each sees what the other one did, at once.

@@ -105,6 +105,9 @@ impl Client {
         {
             return Some(attr);
         }
+        if self.has_untold(inode) {
+            return None;
+        }
         self.cache.as_ref()?.with(&self.env, |held| held.attr(inode))
     }
 
@@ -114,8 +117,13 @@ impl Client {
         match self.behind_now().map(|behind| behind.peek_entry(parent, name)) {
             Some(Peeked::Absent) => Some(None),
             Some(Peeked::Is(attr)) => Some(Some(attr)),
-            Some(Peeked::Inode(inode)) => cache.with(&self.env, |held| held.attr(inode)).map(Some),
-            Some(Peeked::NotHeld) | None => cache.with(&self.env, |held| held.entry(parent, name)),
+            Some(Peeked::Inode(inode)) => self.peek_attr(inode).map(Some),
+            Some(Peeked::NotHeld) | None if self.has_untold(parent) => None,
+            Some(Peeked::NotHeld) | None => {
+                let known = cache.with(&self.env, |held| held.entry(parent, name))?;
+                // What was done to it here is not known to the cache yet.
+                known.map_or(Some(None), |attr| self.peek_attr(attr.inode).map(Some))
+            }
         }
     }
 
@@ -124,10 +132,19 @@ impl Client {
         if let Some(lacks) = self.behind_now().and_then(|behind| behind.peek_lacks(inode, name)) {
             return lacks;
         }
+        if self.has_untold(inode) {
+            return false;
+        }
         let lacks = |cache: &Arc<super::Cache>| {
             cache.with(&self.env, |held| held.lacks(inode, name).then_some(()))
         };
         self.cache.as_ref().and_then(lacks).is_some()
+    }
+
+    /// Whether the cluster has not been told yet of something that was done to an inode: the cache does not know it
+    /// either.
+    fn has_untold(&self, inode: InodeId) -> bool {
+        self.behind.as_ref().is_some_and(|behind| behind.has_untold(inode))
     }
 
     /// What is held behind delegations, if that may be used now.
