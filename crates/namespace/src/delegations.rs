@@ -25,6 +25,9 @@ pub(crate) enum Rule {
     Respect,
     /// It was done behind delegations, and must be within them.
     Need,
+    /// The same for an inode that gets, or loses, a name in a held directory: one that had several names belongs to
+    /// no directory, but each of its names to one.
+    NeedName,
 }
 
 /// Ends a delegation that was called back in vain; who held it hears of that by the change feed. Another session's
@@ -54,25 +57,11 @@ pub(crate) fn judge(
     match rule {
         Rule::Ignore => Ok(()),
         Rule::Respect => respect(kv, inode, row, Some(session)),
-        Rule::Need => match holder(kv, inode, row)? {
+        Rule::NeedName if !row.is_directory() && row.parent == InodeId::NONE => Ok(()),
+        Rule::Need | Rule::NeedName => match holder(kv, inode, row)? {
             Some((_, holder)) if holder == session => Ok(()),
             _ => Err(FsError::Fenced.into()),
         },
-    }
-}
-
-/// The same for an inode that gets, or loses, a name in a held directory: one that had several belongs to no
-/// directory, but each of its names to one.
-pub(crate) fn judge_named(
-    kv: &(impl KvRead + ?Sized),
-    inode: InodeId,
-    row: &InodeRow,
-    rule: Rule,
-    session: SessionId,
-) -> Outcome<()> {
-    match rule {
-        Rule::Need if !row.is_directory() && row.parent == InodeId::NONE => Ok(()),
-        rule => judge(kv, inode, row, rule, session),
     }
 }
 

@@ -131,9 +131,13 @@ impl Tree<'_, '_> {
     }
 
     fn load(&mut self, id: InodeId) -> Outcome<&mut Loaded> {
+        self.load_by(self.grant.rule, id)
+    }
+
+    fn load_by(&mut self, rule: Rule, id: InodeId) -> Outcome<&mut Loaded> {
         if !self.inodes.contains_key(&id) {
             let row = rows::get_inode(&*self.ctx.kv, id)?.ok_or(FsError::NotFound)?;
-            delegations::judge(&*self.ctx.kv, id, &row, self.grant.rule, self.grant.session)?;
+            delegations::judge(&*self.ctx.kv, id, &row, rule, self.grant.session)?;
             self.inodes.insert(id, Loaded { row, dirty: false });
         }
         Ok(self.inodes.get_mut(&id).expect("loaded above"))
@@ -141,13 +145,11 @@ impl Tree<'_, '_> {
 
     /// Loads the inode of a name that is given, moved or removed.
     pub(crate) fn load_named(&mut self, id: InodeId) -> Outcome<()> {
-        if !self.inodes.contains_key(&id) {
-            let row = rows::get_inode(&*self.ctx.kv, id)?.ok_or(FsError::NotFound)?;
-            let (rule, session) = (self.grant.rule, self.grant.session);
-            delegations::judge_named(&*self.ctx.kv, id, &row, rule, session)?;
-            self.inodes.insert(id, Loaded { row, dirty: false });
-        }
-        Ok(())
+        let rule = match self.grant.rule {
+            Rule::Need => Rule::NeedName,
+            rule => rule,
+        };
+        self.load_by(rule, id).map(|_| ())
     }
 
     /// An inode, or `NotFound`.

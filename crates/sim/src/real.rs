@@ -33,6 +33,7 @@ use crate::real::hosts::Hosts;
 use crate::real::report::Report;
 use anyhow::{Context, Result};
 use everhold_env::Env;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tempfile::TempDir;
@@ -47,46 +48,78 @@ const INTERRUPTED: u8 = 130;
 ///
 /// Must be called before any thread is started, as it moves into namespaces of its own.
 pub fn run(options: &Options) -> ExitCode {
-    let unmet = unmet_requirements();
-    if !unmet.is_empty() {
-        eprintln!("everhold-faults cannot run here: {}", unmet.join("; "));
-        return ExitCode::from(CANNOT_RUN);
-    }
-    match attempt(options) {
-        Ok(Some(report)) if report.pass => ExitCode::SUCCESS,
-        Ok(Some(_)) => ExitCode::from(FAILED),
-        Ok(None) => ExitCode::from(INTERRUPTED),
-        Err(e) => {
-            eprintln!("everhold-faults: {e:#}");
-            ExitCode::from(FAILED)
-        }
-    }
+    conclude("everhold-faults", || attempt(options))
 }
 
 /// `None`: it was interrupted.
 fn attempt(options: &Options) -> Result<Option<Report>> {
     options.setup()?;
     let hosts = Hosts::enter(options.nodes)?;
-    let stage = Stage::new(options.dir.as_deref())?;
     let seed = options.seed.unwrap_or_else(|| Env::real().entropy.below(1 << 32));
+    eprintln!("seed {seed}");
+    on_stage(options.dir.as_deref(), options.json.as_deref(), async |dir| {
+        drive::drive(options, seed, hosts, dir).await
+    })
+}
+
+/// What a run came to.
+trait Outcome: Serialize {
+    fn pass(&self) -> bool;
+    fn table(&self) -> String;
+}
+
+impl Outcome for Report {
+    fn pass(&self) -> bool {
+        self.pass
+    }
+
+    fn table(&self) -> String {
+        self.table()
+    }
+}
+
+/// Runs a program of real processes, if it can run here, and says how it ended.
+fn conclude<R: Outcome>(program: &str, attempt: impl FnOnce() -> Result<Option<R>>) -> ExitCode {
+    let unmet = unmet_requirements();
+    if !unmet.is_empty() {
+        eprintln!("{program} cannot run here: {}", unmet.join("; "));
+        return ExitCode::from(CANNOT_RUN);
+    }
+    match attempt() {
+        Ok(Some(report)) if report.pass() => ExitCode::SUCCESS,
+        Ok(Some(_)) => ExitCode::from(FAILED),
+        Ok(None) => ExitCode::from(INTERRUPTED),
+        Err(e) => {
+            eprintln!("{program}: {e:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Does `work` in a directory for disks and logs, unless it is interrupted (`None`), and reports.
+fn on_stage<R: Outcome>(
+    dir: Option<&Path>,
+    json: Option<&Path>,
+    work: impl AsyncFnOnce(&Path) -> Result<R>,
+) -> Result<Option<R>> {
+    let stage = Stage::new(dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // On the main thread: the servers end with the thread that starts them.
     let report = runtime.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        eprintln!("seed {seed}");
         tokio::select! {
-            report = drive::drive(options, seed, hosts, &stage.dir) => report.map(Some),
+            report = work(&stage.dir) => report.map(Some),
             _ = interrupt.recv() => Ok(None),
             _ = terminate.recv() => Ok(None),
         }
     });
     runtime.shutdown_background();
-    let failed = !matches!(&report, Ok(None) | Ok(Some(Report { pass: true, .. })));
+    let failed = !matches!(&report, Ok(None)) && !matches!(&report, Ok(Some(r)) if r.pass());
     stage.strike(failed)?;
     if let Ok(Some(report)) = &report {
         print!("{}", report.table());
-        if let Some(path) = &options.json {
+        if let Some(path) = json {
             let text = serde_json::to_string_pretty(report)?;
             std::fs::write(path, text).with_context(|| path.display().to_string())?;
         }

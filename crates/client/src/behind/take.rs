@@ -102,7 +102,7 @@ impl Behind {
         }
         let session = client.session_id();
         match client.execute_queued(FsOp::Reserve { count: NUMBERS }, deadline).await? {
-            FsReply::Numbers(from, to) => {
+            FsReply::Numbers(from, to) if from < to => {
                 let mut state = self.state.lock();
                 if state.session == session && client.session_id() == session {
                     state.holdings.add_numbers(from, to);
@@ -111,7 +111,9 @@ impl Behind {
                 let text = "the session ended meanwhile";
                 Err(ClientError::new(everhold_proto::Kind::Retry, text))
             }
-            FsReply::Done | FsReply::Attr(_) => Err(unexpected("a question for numbers")),
+            FsReply::Numbers(..) | FsReply::Done | FsReply::Attr(_) => {
+                Err(unexpected("a question for numbers"))
+            }
         }
     }
 }

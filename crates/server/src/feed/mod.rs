@@ -54,6 +54,8 @@ impl Default for Feed {
 impl Feed {
     fn begin(&self, term: u64, now: Instant, following: BTreeSet<SessionId>) {
         self.rules.lock().begin(term, now, following);
+        // What was called back in an earlier term says nothing of leases that others have given since.
+        *self.recalls.lock() = Recalls::default();
         self.moved();
     }
 
@@ -101,10 +103,12 @@ impl Feed {
     }
 
     /// Calls a delegation back; who follows is woken.
-    fn call_back(&self, holder: SessionId, inode: InodeId, now: Instant) {
-        if self.recalls.lock().call(holder, inode, now) {
+    fn call_back(&self, holder: SessionId, inode: InodeId, now: Instant) -> Result<(), Error> {
+        let called = self.recalls.lock().call(holder, inode, now);
+        if called.map_err(|_| Error::new(Kind::Busy, "too many delegations are called back"))? {
             self.noticed.send_modify(|_| {});
         }
+        Ok(())
     }
 
     /// The session has ended by its own will: it answers nothing from its cache any more.
@@ -190,7 +194,9 @@ impl Node {
         holder: SessionId,
         deadline: Instant,
     ) -> Result<(), Error> {
-        self.feed.call_back(holder, inode, self.env.clock.now());
+        // Leases of earlier leaders were given before this term, so before the call.
+        self.begin_term(deadline).await?;
+        self.feed.call_back(holder, inode, self.env.clock.now())?;
         let mut progress = self.feed.progress.subscribe();
         loop {
             let now = self.env.clock.now();
@@ -199,9 +205,8 @@ impl Node {
                 Next::Try => return Ok(()),
                 Next::Revoke => {
                     tracing::info!(%inode, session = %holder, "a delegation ends without its holder");
-                    done(
-                        self.propose(Command::Revoke { inode, session: holder }, deadline).await?,
-                    )?;
+                    let revoke = Command::Revoke { inode, session: holder };
+                    done(self.propose(revoke, deadline).await?)?;
                     self.feed.delegation_ended(holder, inode);
                     return Ok(());
                 }

@@ -5,7 +5,7 @@
 //! [`LEASE`] after the call: so from then on the delegation may end without it. One that still follows is given
 //! [`RECALL_MS`] to tell what it did.
 
-use super::rules::LEASE;
+use super::rules::{LEASE, TooMany};
 use everhold_proto::limits::{FOLLOWERS_MAX, RECALL_MS};
 use everhold_proto::{InodeId, SessionId};
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ struct Recall {
 /// What to do about a directory that is called back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It was given back, or there are too many to wait for: try again.
+    /// It was given back: try again.
     Try,
     /// Wait until it is given back, or this time has come.
     Wait(Instant),
@@ -49,17 +49,28 @@ pub(super) enum Next {
 
 impl Recalls {
     /// Calls a directory back; `true`: its holder is to be told.
-    pub(super) fn call(&mut self, holder: SessionId, inode: InodeId, now: Instant) -> bool {
+    pub(super) fn call(
+        &mut self,
+        holder: SessionId,
+        inode: InodeId,
+        now: Instant,
+    ) -> Result<bool, TooMany> {
         if !self.holders.contains_key(&holder) && self.holders.len() >= FOLLOWERS_MAX {
             self.forget_old(now);
+            if self.holders.len() >= FOLLOWERS_MAX {
+                return Err(TooMany);
+            }
         }
         let new = || Holder { directories: BTreeMap::new(), followed: None, silent_since: now };
         let holder = self.holders.entry(holder).or_insert_with(new);
-        if holder.directories.len() >= RECALLS_MAX || holder.directories.contains_key(&inode) {
-            return false;
+        if holder.directories.contains_key(&inode) {
+            return Ok(false);
+        }
+        if holder.directories.len() >= RECALLS_MAX {
+            return Err(TooMany);
         }
         holder.directories.insert(inode, Recall { since: now, told: false });
-        true
+        Ok(true)
     }
 
     /// What is next for somebody who waits for a directory.
@@ -138,8 +149,8 @@ mod tests {
 
     fn recalled() -> (Recalls, Instant) {
         let (mut recalls, now) = (Recalls::default(), Instant::now());
-        assert!(recalls.call(HOLDER, DIR, now));
-        assert!(!recalls.call(HOLDER, DIR, now + LEASE), "once is enough");
+        assert_eq!(recalls.call(HOLDER, DIR, now), Ok(true));
+        assert_eq!(recalls.call(HOLDER, DIR, now + LEASE), Ok(false), "once is enough");
         (recalls, now)
     }
 
@@ -163,10 +174,26 @@ mod tests {
         assert_eq!(recalls.next(HOLDER, DIR, now + LEASE), Next::Revoke);
         recalls.ended(HOLDER, DIR);
         let (other, later) = (InodeId(10), now + LEASE * 3 / 2);
-        assert!(recalls.call(HOLDER, other, later));
+        assert_eq!(recalls.call(HOLDER, other, later), Ok(true));
         assert_eq!(recalls.next(HOLDER, other, later), Next::Revoke, "it is still silent");
         recalls.followed(HOLDER, later);
         assert!(matches!(recalls.next(HOLDER, other, later), Next::Wait(_)), "it was not dead");
+    }
+
+    #[test]
+    fn what_is_called_back_is_bounded() {
+        let (mut recalls, now) = recalled();
+        for inode in 1..RECALLS_MAX as u64 {
+            assert_eq!(recalls.call(HOLDER, InodeId(1000 + inode), now), Ok(true));
+        }
+        assert_eq!(recalls.call(HOLDER, InodeId(1), now), Err(TooMany));
+        assert_eq!(recalls.call(HOLDER, DIR, now), Ok(false));
+        for holder in 1..FOLLOWERS_MAX as u64 {
+            assert_eq!(recalls.call(SessionId(1000 + holder), DIR, now), Ok(true));
+        }
+        assert_eq!(recalls.call(SessionId(1), DIR, now), Err(TooMany));
+        let later = now + Duration::from_millis(2 * RECALL_MS);
+        assert_eq!(recalls.call(SessionId(1), DIR, later), Ok(true), "the old ones are forgotten");
     }
 
     #[test]

@@ -151,7 +151,6 @@ impl TestCluster {
     }
 
     /// A client that makes changes behind delegations.
-    #[allow(dead_code)] // not every test binary uses every helper
     pub(crate) async fn behind(&self) -> Arc<Client> {
         let options =
             ClientOptions { follow: true, write_behind: true, ..ClientOptions::default() };
