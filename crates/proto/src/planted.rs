@@ -75,6 +75,10 @@ bugs! {
     LeaderRestore = "leader-restore",
     /// An answer does not wait for the caches that can show what was before.
     AnswerBeforeAck = "answer-before-ack",
+    /// A directory that a client holds is changed by, and shown to, everybody.
+    IgnoreDelegations = "ignore-delegations",
+    /// What was done behind a delegation counts after its end.
+    TellUnfenced = "tell-unfenced",
 }
 
 /// Which one is planted: its place in [`Bug::ALL`] plus one.
