@@ -6,6 +6,7 @@
 //! bounded for each file and for the client.
 
 mod flush;
+mod fold;
 mod overlay;
 mod sight;
 
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use everhold_proto::fs::{Attr, FsError};
 use everhold_proto::limits::FILE_BYTES_MAX;
 use everhold_proto::{InodeId, Kind};
+use fold::Inline;
 use overlay::Overlay;
 use parking_lot::Mutex;
 use sight::Sight;
@@ -64,6 +66,7 @@ struct State {
     behind: bool,
     /// A flush ended before it had committed what it took.
     left: bool,
+    inline: Inline,
 }
 
 impl OpenFile {

@@ -3,7 +3,7 @@
 use crate::world::{World, content};
 use everhold_client::{Client, ClientOptions, CreateOptions, OpenFile};
 use everhold_proto::InodeId;
-use everhold_proto::fs::{FsError, Name};
+use everhold_proto::fs::{FsAnswer, FsError, FsQuery, Name, Source};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
@@ -149,5 +149,74 @@ async fn an_open_file_commits_its_writes_or_says_so() {
     assert!(!file.is_dirty(), "it can never be committed");
     assert!(file.flush().await.unwrap_err().is_not_found());
     file.flush().await.expect("it was told");
+    client.close().await.unwrap();
+}
+
+/// Flushes that overlap commit in the order of the writes, whatever is flushed when.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushes_that_overlap_keep_the_order_of_writes() {
+    let world = World::new(3).await;
+    let client = world.client().await;
+    let attr = client.put("/f", content(1, 3 * MIB), CreateOptions::default()).await.unwrap();
+    let file = OpenFile::new(client.clone(), attr.inode);
+    let mut expected = content(1, 3 * MIB).to_vec();
+    let mut flushes = Vec::new();
+    for round in 0..60usize {
+        // Large and small ones, over each other.
+        let length = [MIB, 100, 20_000][round % 3];
+        let at = round * 77_777 % (2 * MIB);
+        let data = content(round as u64 + 2, length);
+        file.write(at as u64, &data).await.unwrap();
+        expected[at..at + length].copy_from_slice(&data);
+        let flushed = file.clone();
+        flushes.push(tokio::spawn(async move { flushed.flush().await }));
+        if round % 7 == 0 {
+            assert!(file.read(0, 4 * MIB).await.unwrap() == expected, "round {round}");
+        }
+    }
+    for flush in flushes {
+        flush.await.unwrap().unwrap();
+    }
+    assert!(!file.is_dirty());
+    assert!(file.read(0, 4 * MIB).await.unwrap() == expected);
+    assert!(get(&client, "/f").await == expected);
+    client.close().await.unwrap();
+}
+
+/// Small writes travel in their commits, and are moved into blocks when they have become many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_writes_are_folded_into_blocks() {
+    let world = World::new(3).await;
+    let client = world.client().await;
+    let attr = client.put("/f", content(1, 2 * MIB), CreateOptions::default()).await.unwrap();
+    let file = OpenFile::new(client.clone(), attr.inode);
+    let mut expected = content(1, 2 * MIB).to_vec();
+    for round in 0..600usize {
+        let at = round * 4099 * 13 % (2 * MIB - 4096);
+        let data = content(round as u64 + 2, 4096);
+        file.write(at as u64, &data).await.unwrap();
+        expected[at..at + 4096].copy_from_slice(&data);
+        file.flush().await.unwrap();
+        // What is known of the file after an own commit is what a reader is shown.
+        let from = at.saturating_sub(5000);
+        let read = file.read(from as u64, 20_000).await.unwrap();
+        assert!(read == expected[from..(from + 20_000).min(2 * MIB)], "round {round}");
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let limit = 1000;
+        let question = FsQuery::Extents { inode: attr.inode, from: 0, to: u64::MAX, limit };
+        let FsAnswer::Extents { extents, .. } = client.query(question).await.unwrap() else {
+            panic!("a question for extents");
+        };
+        let inline = extents.iter().filter(|e| matches!(e.source, Source::Inline(_)));
+        if inline.map(|extent| extent.length).sum::<u64>() < 1 << 20 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "they stay inline");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(file.read(0, 4 * MIB).await.unwrap() == expected);
+    assert!(get(&client, "/f").await == expected);
     client.close().await.unwrap();
 }

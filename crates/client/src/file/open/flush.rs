@@ -2,13 +2,14 @@
 //! runs packed into one block.
 
 use super::overlay::{Overlay, Sealed};
+use super::sight::Sight;
 use super::{OpenFile, too_busy};
 use crate::behind::{Block, Filling, Make};
 use crate::blocks::{Part, Written};
 use crate::client::Client;
 use crate::error::{ClientError, Result};
 use bytes::{Bytes, BytesMut};
-use everhold_proto::fs::{Content, Extent, FsOp, Source};
+use everhold_proto::fs::{Attr, Content, Extent, FsOp, Source};
 use everhold_proto::limits::{BLOCK_BYTES_MAX, COMMIT_EXTENTS_MAX, INLINE_BYTES_MAX};
 use everhold_proto::{InodeId, Kind, PolicyId};
 use futures_util::future::try_join_all;
@@ -81,6 +82,7 @@ impl OpenFile {
         unfinished.armed = false;
         // Only who was not told yet is told, and only by one who can hear it.
         let lost = if behind { None } else { self.state.lock().lost.take() };
+        self.fold_behind();
         lost.map_or(Ok(()), Err)
     }
 
@@ -111,8 +113,14 @@ impl OpenFile {
             Err(e) => Err(e),
         };
         let mut state = self.state.lock();
-        state.sight = None;
+        let sight = state.sight.take();
         state.changes += 1;
+        let next = |sight: &Arc<Sight>, (attr, new): &(Attr, Vec<Extent>)| sight.next(attr, new);
+        if let Ok(Some(inline)) = &committed {
+            state.sight = sight.and_then(|sight| next(&sight, inline)).map(Arc::new);
+            let bytes = inline.1.iter().map(|extent| extent.length).sum();
+            state.inline.add(bytes, inline.0.size);
+        }
         if let Err(e) = committed {
             tracing::warn!(inode = %self.inode, error = %e, "a flush failed");
             match is_final(&e) {
@@ -214,12 +222,23 @@ impl Client {
         try_join_all(all).await
     }
 
-    async fn commit_staged(self: &Arc<Self>, staged: Vec<Staged>) -> Result<()> {
-        let deadline = self.deadline();
+    /// Commits what is staged. If that is one commit of inline bytes: what it changed.
+    async fn commit_staged(
+        self: &Arc<Self>,
+        staged: Vec<Staged>,
+    ) -> Result<Option<(Attr, Vec<Extent>)>> {
+        let (deadline, count) = (self.deadline(), staged.len());
+        let mut inline = None;
         for Staged { policy, written, make } in staged {
-            self.commit(policy, written, deadline, make).await?;
+            let change = written.is_empty().then(|| make(Content::default()));
+            let attr = self.commit(policy, written, deadline, make).await?;
+            if count == 1
+                && let Some(FsOp::Commit { content, .. }) = change
+            {
+                inline = Some((attr, content.extents));
+            }
         }
-        Ok(())
+        Ok(inline)
     }
 
     /// Writes runs of a file as one block.
@@ -276,7 +295,7 @@ fn inline_extent((offset, bytes): (u64, Bytes)) -> Extent {
 }
 
 /// Runs one after the other in one block.
-fn pack(runs: &[(u64, Bytes)]) -> (Bytes, Vec<Part>) {
+pub(super) fn pack(runs: &[(u64, Bytes)]) -> (Bytes, Vec<Part>) {
     let mut bytes = BytesMut::with_capacity(runs.iter().map(|(_, b)| b.len()).sum());
     let mut parts = Vec::with_capacity(runs.len());
     for (offset, run) in runs {

@@ -3,14 +3,14 @@
 use super::OpenFile;
 use crate::error::Result;
 use bytes::Bytes;
-use everhold_proto::fs::{Attr, Extent};
+use everhold_proto::fs::{Attr, Extent, Source};
 use std::sync::Arc;
 
 /// One version of a file, or a part of it.
 pub(super) struct Sight {
     pub(super) attr: Attr,
     /// All extents that overlap `[from, to)`.
-    extents: Vec<Extent>,
+    pub(super) extents: Vec<Extent>,
     from: u64,
     to: u64,
 }
@@ -85,5 +85,106 @@ impl Sight {
 
     fn shows(&self, from: u64, to: u64) -> bool {
         self.from <= from && to.min(self.attr.size) <= self.to
+    }
+
+    /// The next version, which differs by these extents and attributes; `None`: nobody knows what else changed, or not
+    /// all of it was seen.
+    pub(super) fn next(&self, attr: &Attr, new: &[Extent]) -> Option<Sight> {
+        let is_whole = self.from == 0 && self.to == u64::MAX;
+        if !is_whole || attr.version != self.attr.version + 1 {
+            return None;
+        }
+        let mut extents = self.extents.clone();
+        new.iter().for_each(|extent| lay_over(&mut extents, extent));
+        Some(Sight { attr: attr.clone(), extents, from: 0, to: u64::MAX })
+    }
+}
+
+/// Puts an extent over ascending ones that do not overlap.
+fn lay_over(extents: &mut Vec<Extent>, new: &Extent) {
+    let first = extents.partition_point(|extent| extent.end() <= new.offset);
+    let last = extents.partition_point(|extent| extent.offset < new.end());
+    let before = extents[first..last].first().map(|extent| cut(extent, 0, new.offset));
+    let after = extents[first..last].last().map(|extent| cut(extent, new.end(), u64::MAX));
+    let rest = [before.flatten(), Some(new.clone()), after.flatten()];
+    extents.splice(first..last, rest.into_iter().flatten());
+}
+
+/// What of an extent lies in `[from, to)`.
+fn cut(extent: &Extent, from: u64, to: u64) -> Option<Extent> {
+    let (from, to) = (extent.offset.max(from), extent.end().min(to));
+    let skip = from.checked_sub(extent.offset).filter(|_| from < to)?;
+    let source = match &extent.source {
+        Source::Inline(bytes) => {
+            Source::Inline(bytes.slice(skip as usize..(to - extent.offset) as usize))
+        }
+        Source::Block { id, pg, offset, block_length, crc } => Source::Block {
+            id: *id,
+            pg: *pg,
+            offset: offset + skip as u32,
+            block_length: *block_length,
+            crc: *crc,
+        },
+    };
+    Some(Extent { offset: from, length: to - from, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use everhold_proto::{BlockId, PgId, SessionId};
+    use proptest::prelude::*;
+
+    /// An extent of which each byte can be told from others: by what it is, or where it is in its block.
+    fn extent(offset: u64, length: u64, fill: u8, inline: bool) -> Extent {
+        let source = match inline {
+            true => Source::Inline(vec![fill; length as usize].into()),
+            false => Source::Block {
+                id: BlockId { session: SessionId(1), counter: fill.into() },
+                pg: PgId(0),
+                offset: 7,
+                block_length: 1000,
+                crc: 0,
+            },
+        };
+        Extent { offset, length, source }
+    }
+
+    fn show(extents: &[Extent]) -> Vec<Option<(u64, u32)>> {
+        let mut shown = vec![None; 120];
+        let mut end = 0;
+        for extent in extents {
+            assert!(extent.length > 0 && extent.offset >= end, "ascending, not overlapping");
+            end = extent.end();
+            for i in 0..extent.length {
+                shown[(extent.offset + i) as usize] = Some(match &extent.source {
+                    Source::Inline(bytes) => (u64::from(bytes[i as usize]), u32::MAX),
+                    Source::Block { id, offset, .. } => (1000 + id.counter, offset + i as u32),
+                });
+            }
+            if let Source::Inline(bytes) = &extent.source {
+                assert_eq!(bytes.len() as u64, extent.length);
+            }
+        }
+        shown
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_last_is_shown(
+            writes in proptest::collection::vec((0u64..100, 1u64..20, any::<u8>(), any::<bool>()), 1..30)
+        ) {
+            let (mut extents, mut expected) = (Vec::new(), vec![None; 120]);
+            for (offset, length, fill, inline) in writes {
+                let new = extent(offset, length, fill, inline);
+                for (at, byte) in show(std::slice::from_ref(&new)).into_iter().enumerate() {
+                    if byte.is_some() {
+                        expected[at] = byte;
+                    }
+                }
+                lay_over(&mut extents, &new);
+                prop_assert_eq!(show(&extents), expected.clone());
+            }
+        }
     }
 }
