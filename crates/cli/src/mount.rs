@@ -13,11 +13,19 @@ use everhold_client::{Client, ClientError, ClientOptions};
 use everhold_env::Env;
 use everhold_fuse::{MountError, MountOptions, OnLoss};
 use everhold_proto::Kind;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The attribute in which a mount shows its statistics.
 const STATS: &str = "user.everhold.stats";
+/// And the one with the number of its process.
+const PROCESS: &str = "user.everhold.process";
+/// The process of a mount that was unmounted is waited for so long.
+const LEAVING_LIMIT: Duration = Duration::from_secs(60);
 /// Larger than any statistics.
 const STATS_BYTES_MAX: usize = 64 << 10;
 
@@ -203,11 +211,38 @@ struct Row {
     under_way: u64,
 }
 
-/// Unmounts; the mount's process commits what was written and ends.
+/// Unmounts, and waits until the mount's process has committed what was written and ended.
 pub(crate) fn umount(path: &Path) -> CliResult {
+    let process = process_of(path);
     everhold_fuse::unmount(path).map_err(|e| {
         let hint =
             "close what uses it (`fuser -vm DIR` names it); `everhold mount ls` lists mounts";
         CliError::new(Exit::Busy, format!("{}: {e}", path.display()), hint)
-    })
+    })?;
+    let Some((number, process)) = process else { return Ok(()) };
+    let mut ended = [PollFd::new(&process, PollFlags::IN)];
+    let limit = Timespec { tv_sec: LEAVING_LIMIT.as_secs() as i64, tv_nsec: 0 };
+    match rustix::event::poll(&mut ended, Some(&limit)) {
+        Ok(0) => Err(CliError::new(
+            Exit::Unreachable,
+            format!(
+                "{} is unmounted, but its process {number} still commits what was written",
+                path.display()
+            ),
+            "it goes on; its log and `everhold status` show what it waits for",
+        )),
+        Ok(_) => Ok(()),
+        Err(e) => Err(CliError::local("everhold umount", &e.into())),
+    }
+}
+
+/// The process that serves a mount on this machine. One in another container cannot be told from its number, and is
+/// not waited for.
+fn process_of(path: &Path) -> Option<(i32, OwnedFd)> {
+    let mut value = [0; 16];
+    let length = rustix::fs::getxattr(path, PROCESS, &mut value[..]).ok()?;
+    let number = std::str::from_utf8(value.get(..length)?).ok()?.parse().ok()?;
+    let process = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
+    let program = |process: &str| std::fs::read(format!("/proc/{process}/comm")).ok();
+    (program(&number.to_string())? == program("self")?).then_some((number, process))
 }

@@ -23,7 +23,10 @@ fn leaving_commits_everything() {
         }
         match signal {
             Some(signal) => mount.signal(signal),
-            None => drop(world.cluster.ok(&["umount", mount.path().to_str().unwrap()])),
+            None => {
+                world.cluster.ok(&["umount", mount.path().to_str().unwrap()]);
+                assert!(mount.has_ended(), "it was waited for");
+            }
         }
         let status = mount.ended();
         assert!(status.success(), "{how} ended with {status}: {}", mount.log());

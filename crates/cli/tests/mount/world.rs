@@ -224,6 +224,11 @@ impl Mount {
         std::mem::take(&mut self.path)
     }
 
+    /// Whether the mount's process has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("a child").is_some()
+    }
+
     /// Waits for the mount's process to end by itself.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let process = &mut self.process;

@@ -9,7 +9,9 @@ use fuser::Errno;
 use std::sync::Arc;
 
 /// Statistics of the mount, on its root; not listed.
-pub(crate) const STATS: &[u8] = b"user.everhold.stats";
+const STATS: &[u8] = b"user.everhold.stats";
+/// The number of the process that serves it, likewise.
+const PROCESS: &[u8] = b"user.everhold.process";
 
 /// A value, or only its length when the program asked for that.
 pub(crate) enum Sized {
@@ -26,9 +28,9 @@ fn sized(value: Bytes, size: u32) -> Outcome<Sized> {
 }
 
 impl Edge {
-    /// Whether it is known that an inode has no such attribute. The mount's own one is nobody's but its.
+    /// Whether it is known that an inode has no such attribute. The mount's own ones are nobody's but its.
     pub(crate) fn lacks_xattr(&self, inode: InodeId, name: &[u8]) -> bool {
-        name != STATS && self.client.peek_lacks(inode, name)
+        ![STATS, PROCESS].contains(&name) && self.client.peek_lacks(inode, name)
     }
 
     pub(crate) async fn getxattr(
@@ -40,6 +42,9 @@ impl Edge {
         if inode == InodeId::ROOT && name == STATS {
             let text = serde_json::to_vec(&self.stats.snapshot()).map_err(|_| Errno::EIO)?;
             return sized(text.into(), size);
+        }
+        if inode == InodeId::ROOT && name == PROCESS {
+            return sized(std::process::id().to_string().into(), size);
         }
         sized(self.client.cached_xattr(inode, &name).await?.ok_or(Errno::ENODATA)?, size)
     }
