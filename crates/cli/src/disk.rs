@@ -40,6 +40,11 @@ struct DiskView {
     formers: usize,
     blocks: Option<u64>,
     checksum_errors: Option<u64>,
+    /// Median times of the last seconds; `None`: too little work to tell.
+    write_micros: Option<u32>,
+    read_micros: Option<u32>,
+    /// The same, of calls of its node to the leader.
+    answer_micros: Option<u32>,
 }
 
 async fn list(global: &Global) -> CliResult {
@@ -50,8 +55,10 @@ async fn list(global: &Global) -> CliResult {
     if global.json {
         return json(&views);
     }
-    let titles =
-        ["DISK", "NODE", "STATE", ">USED", ">CAPACITY", ">PLACES", ">TO FILL", ">BLOCKS", "PATH"];
+    let titles = [
+        "DISK", "NODE", "STATE", ">USED", ">CAPACITY", ">PLACES", ">TO FILL", ">BLOCKS", ">WRITE",
+        ">READ", ">ANSWER", "PATH",
+    ];
     let mut table = Table::new(&titles);
     for view in views {
         let state = match view.fullness {
@@ -68,10 +75,17 @@ async fn list(global: &Global) -> CliResult {
             (view.members + view.formers).to_string(),
             view.incomplete.to_string(),
             view.blocks.map_or("-".into(), |blocks| blocks.to_string()),
+            millis(view.write_micros),
+            millis(view.read_micros),
+            millis(view.answer_micros),
             view.path.unwrap_or_else(|| "-".into()),
         ]);
     }
     table.print()
+}
+
+fn millis(micros: Option<u32>) -> String {
+    micros.map_or("-".into(), |micros| format!("{:.1} ms", f64::from(micros) / 1000.0))
 }
 
 fn views(status: &ClusterStatus, own: &BTreeMap<NodeId, NodeStatus>) -> Vec<DiskView> {
@@ -81,6 +95,7 @@ fn views(status: &ClusterStatus, own: &BTreeMap<NodeId, NodeStatus>) -> Vec<Disk
             status.disks.iter().find(|own| own.disk == disk.id).cloned()
         };
         let own = own.get(&disk.node).and_then(place);
+        let speed = status.speeds.iter().find(|speed| speed.disk == disk.id);
         let members: Vec<_> = map.pgs.values().filter_map(|pg| pg.member(disk.id)).collect();
         DiskView {
             id: disk.id,
@@ -95,6 +110,9 @@ fn views(status: &ClusterStatus, own: &BTreeMap<NodeId, NodeStatus>) -> Vec<Disk
             formers: map.pgs.values().filter(|pg| pg.formers.contains(&disk.id)).count(),
             blocks: own.as_ref().map(|own| own.blocks),
             checksum_errors: own.as_ref().map(|own| own.checksum_errors),
+            write_micros: speed.and_then(|speed| speed.write_micros),
+            read_micros: speed.and_then(|speed| speed.read_micros),
+            answer_micros: speed.and_then(|speed| speed.answer_micros),
         }
     };
     map.disks.values().map(view).collect()

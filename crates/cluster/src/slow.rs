@@ -1,4 +1,7 @@
-//! Fail-slow disks: those that answer, but far slower than their peers, for no reason of the load.
+//! Fail-slow disks and nodes: those that answer, but far slower than their peers, for no reason of the load.
+//!
+//! A node whose calls to the leader take far longer than those of the others has a slow link or processor, and all its
+//! disks are slow with it.
 //!
 //! The measure of a disk is the median time of its own writes and reads over the last seconds, held against
 //! the median of all other disks: what slows all down makes none slow. A disk that was slow has to be as fast as
@@ -22,6 +25,8 @@ pub struct SlowConfig {
     pub factor: u32,
     /// However fast the others are, a disk is not slow below this.
     pub floor: Duration,
+    /// However fast the others are, a node is not slow while its calls take less than this.
+    pub answer_floor: Duration,
     /// It has been so for this long.
     pub after: Duration,
     /// It is well when it takes at most this many times as long as the median of the others.
@@ -39,6 +44,7 @@ impl Default for SlowConfig {
         SlowConfig {
             factor: 5,
             floor: Duration::from_millis(10),
+            answer_floor: Duration::from_millis(150),
             after: Duration::from_millis(1500),
             recover_factor: 3,
             recover_after: Duration::from_secs(15),
@@ -131,17 +137,25 @@ impl SlowDisks {
 
     fn judge(&self, id: DiskId, disks: &[&Disk], speeds: &BTreeMap<DiskId, DiskSpeed>) -> Verdict {
         let mut worst = Verdict::Unknown;
-        let kinds: [(&str, Figure); 2] =
-            [("writes", |speed| speed.write_micros), ("reads", |speed| speed.read_micros)];
-        for (what, micros) in kinds {
+        let (floor, answer_floor) = (self.config.floor, self.config.answer_floor);
+        let kinds: [(&str, Duration, Figure); 3] = [
+            ("writes", floor, |speed| speed.write_micros),
+            ("reads", floor, |speed| speed.read_micros),
+            ("answers of its node", answer_floor, |speed| speed.answer_micros),
+        ];
+        let node = disks.iter().find(|disk| disk.id == id).map(|disk| disk.node);
+        for (what, floor, micros) in kinds {
             let own = speeds.get(&id).and_then(micros);
-            let others = disks.iter().filter(|disk| disk.id != id && disk.state == DiskState::In);
+            // Disks of the same node share its link and its processor: they are no measure of it.
+            let others = disks.iter().filter(|disk| {
+                disk.id != id && Some(disk.node) != node && disk.state == DiskState::In
+            });
             let mut others: Vec<u32> =
                 others.filter_map(|disk| micros(speeds.get(&disk.id)?)).collect();
             let Some(own) = own.filter(|_| others.len() >= self.config.peers_min) else { continue };
             let middle = others.len() / 2;
             let usual = *others.select_nth_unstable(middle).1;
-            match self.compare(what, own, usual) {
+            match self.compare(what, floor, own, usual) {
                 slow @ Verdict::Slow(_) => return slow,
                 Verdict::Between => worst = Verdict::Between,
                 Verdict::Well if worst == Verdict::Unknown => worst = Verdict::Well,
@@ -151,8 +165,8 @@ impl SlowDisks {
         worst
     }
 
-    fn compare(&self, what: &str, own: u32, usual: u32) -> Verdict {
-        let floor = u32::try_from(self.config.floor.as_micros()).unwrap_or(u32::MAX);
+    fn compare(&self, what: &str, floor: Duration, own: u32, usual: u32) -> Verdict {
+        let floor = u32::try_from(floor.as_micros()).unwrap_or(u32::MAX);
         if own >= floor && own >= usual.saturating_mul(self.config.factor) {
             let ms = |micros: u32| f64::from(micros) / 1000.0;
             let text =

@@ -244,6 +244,8 @@ pub struct Heartbeat {
     pub disks: Vec<DiskUsage>,
     /// Peers it could not reach lately.
     pub unreachable: Vec<NodeId>,
+    /// Of the peers that the map does not call Up, those that answered this node lately.
+    pub reached: Vec<NodeId>,
     /// Repair going on.
     pub repair: RepairProgress,
     /// The node is stopping on purpose, now.
@@ -261,6 +263,9 @@ pub struct DiskSpeed {
     pub write_micros: Option<u32>,
     /// Median time of a read of a block from the disk; `None`: too few.
     pub read_micros: Option<u32>,
+    /// Median time of the last calls of its node to the leader; `None`: too few. A node whose link or processor is
+    /// far slower than those of the others shows here.
+    pub answer_micros: Option<u32>,
 }
 
 /// Repair on one node.
@@ -434,15 +439,54 @@ pub struct MayDeleteReply {
 }
 rpc!(MayDelete => MayDeleteReply, "Cluster/MayDelete");
 
-/// A client or node could not reach a node.
+/// A client or node could not reach a node, or goes round it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReportUnreachable {
-    /// Whom.
+    /// Whom it could not reach.
     pub nodes: Vec<NodeId>,
     /// The reporter, when it is a node.
     pub reporter: Option<NodeId>,
+    /// Its circuit breakers that are not closed.
+    pub breakers: Vec<BreakerStatus>,
 }
 rpc!(ReportUnreachable => (), "Cluster/ReportUnreachable");
+
+/// A circuit breaker that is not closed: somebody goes round a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerStatus {
+    /// Whose it is: what the client calls itself.
+    pub of: String,
+    /// The node that it goes round.
+    pub node: NodeId,
+    /// What it does.
+    pub state: BreakerState,
+    /// For so long.
+    pub for_ms: u64,
+    /// Why it opened.
+    pub reason: String,
+}
+
+/// What a circuit breaker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// Work flows.
+    Closed,
+    /// A probe, or a few calls, find out whether it may close.
+    HalfOpen,
+    /// Nothing is sent.
+    Open,
+}
+
+impl std::fmt::Display for BreakerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            BreakerState::Closed => "closed",
+            BreakerState::HalfOpen => "half-open",
+            BreakerState::Open => "open",
+        })
+    }
+}
 
 // ---- administration, any node forwards or redirects to the leader ----
 
@@ -485,6 +529,10 @@ pub struct ClusterStatus {
     pub brake: Option<String>,
     /// Findings, the most severe first.
     pub health: Vec<Finding>,
+    /// Circuit breakers of clients that are not closed, as far as the leader was told.
+    pub breakers: Vec<BreakerStatus>,
+    /// How fast the disks answered lately.
+    pub speeds: Vec<DiskSpeed>,
     /// Totals of the tree.
     pub inodes: u64,
     /// Live bytes in files.
@@ -677,8 +725,9 @@ pub mod block {
     pub const PREFIX: &str = "/blocks/";
     /// CRC32C of the body, 8 hexadecimal digits.
     pub const CRC: &str = "everhold-crc32c";
-    /// Present on a read that is for the repair of another disk: clients are served before it.
-    pub const REPAIR: &str = "everhold-repair";
+    /// A [`crate::Priority`] by name; absent: `foreground`. Reads for the repair of other disks, and moves, say so:
+    /// clients are served before them.
+    pub const PRIORITY: &str = "everhold-priority";
     /// Generation of the PG that the writer goes by; the node refreshes its map when it has an older one.
     pub const GENERATION: &str = "everhold-generation";
 }

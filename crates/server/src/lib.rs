@@ -25,6 +25,7 @@ mod metadata;
 mod node;
 mod process;
 mod raft;
+mod reach;
 mod router;
 mod server;
 mod services;

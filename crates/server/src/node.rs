@@ -7,12 +7,13 @@ use crate::directory::DataDirectory;
 use crate::disk::DiskSeat;
 use crate::error::Fatal;
 use crate::feed::Feed;
-use crate::http::{Budget, Gate};
+use crate::http::{Budget, Gate, WAIT_MAX};
 use crate::leader::LeaderHint;
 use crate::log_time::LogTime;
 use crate::map_cache::MapCache;
 use crate::raft::RaftSeat;
-use everhold_client::Wire;
+use crate::reach::Reach;
+use everhold_client::{Admission, AdmissionConfig, LimitConfig, Wire};
 use everhold_env::Env;
 use everhold_proto::limits::FOLLOWERS_MAX;
 use everhold_proto::rpc::RepairProgress;
@@ -54,6 +55,7 @@ pub(crate) struct Node {
     pub(crate) feed: Feed,
     pub(crate) registration: Registration,
     pub(crate) signals: Signals,
+    pub(crate) reach: Reach,
     pub(crate) counters: Counters,
     pub(crate) gates: Gates,
     pub(crate) heartbeats: HeartbeatConnections,
@@ -162,10 +164,29 @@ impl Signals {
     }
 }
 
+/// Metadata calls wait for a round trip between the voters and a sync of the log, many at a time.
+const METADATA_LIMIT: LimitConfig = LimitConfig {
+    start: 128,
+    min: 32,
+    max: 4096,
+    target: Duration::from_millis(250),
+    tolerance: 2.0,
+};
+/// Blocks wait for the disks; group commit makes many at once cheap.
+const WORK_LIMIT: LimitConfig = LimitConfig {
+    start: 64,
+    min: 8,
+    max: 1024,
+    target: Duration::from_millis(50),
+    tolerance: 2.0,
+};
+
 /// Bounds on what is under way, one per class of calls, so that no class starves another.
 pub(crate) struct Gates {
-    /// Metadata calls of clients.
-    pub(crate) metadata: Gate,
+    /// Metadata calls of clients: adapts to what ends in time.
+    pub(crate) metadata: Arc<Admission>,
+    /// Work on the disks by priority: adapts to what ends in time.
+    pub(crate) work: Arc<Admission>,
     /// Calls of nodes and operators.
     pub(crate) control: Gate,
     /// Calls of caches for the change feed; most of them wait for something to happen.
@@ -178,12 +199,20 @@ pub(crate) struct Gates {
 
 impl Gates {
     /// The configured bounds.
-    pub(crate) fn new(config: &ServerConfig) -> Self {
+    pub(crate) fn new(env: &Env, config: &ServerConfig) -> Self {
         let load = config.load;
+        let admission = |what, limit: LimitConfig, max: usize, waiting_max| {
+            let (start, min) = (limit.start.min(max), limit.min.min(max));
+            let limit = LimitConfig { start, min, max: limit.max.min(max), ..limit };
+            let config = AdmissionConfig { what, limit, waiting_max, wait_max: WAIT_MAX };
+            Admission::new(env, config)
+        };
+        let (calls_max, connections_max) = (load.metadata_calls_max, load.connections_max);
         // The unit of the block budget is a KiB, because a semaphore counts to 2^29 at least.
         let block_units = usize::try_from(load.block_bytes_max.0 >> 10).unwrap_or(usize::MAX);
         Gates {
-            metadata: Gate::new("metadata calls", load.metadata_calls_max),
+            metadata: admission("metadata calls", METADATA_LIMIT, calls_max, calls_max),
+            work: admission("blocks", WORK_LIMIT, connections_max, connections_max),
             control: Gate::new("control calls", load.control_calls_max),
             feed: Gate::new("followers", 2 * FOLLOWERS_MAX),
             blocks: Budget::new("blocks", block_units, load.connections_max),

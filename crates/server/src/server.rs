@@ -13,6 +13,7 @@ use crate::leader::LeaderHint;
 use crate::log_time::LogTime;
 use crate::map_cache::MapCache;
 use crate::membership::{self, FIRST_NODE, FIRST_RAFT};
+use crate::reach::{self, Reach};
 use crate::node::{Gates, HeartbeatConnections, Node, Registration, Signals};
 use crate::raft::{RaftSeat, WireTransport};
 use crate::{BadConfig, control, speed};
@@ -212,7 +213,7 @@ async fn assemble(
     }
     let uuid = file.uuid().ok_or_else(|| directory.error("node.json: uuid is malformed"))?;
     Ok(Arc::new(Node {
-        gates: Gates::new(&config),
+        gates: Gates::new(&env, &config),
         env,
         config,
         address,
@@ -231,6 +232,7 @@ async fn assemble(
         feed: Feed::default(),
         registration,
         signals: Signals::default(),
+        reach: Reach::default(),
         counters: Counters::default(),
         heartbeats: HeartbeatConnections::default(),
         fatal,
@@ -282,6 +284,7 @@ fn spawn(node: &Arc<Node>, listener: Listener) -> (watch::Sender<bool>, Vec<Task
         spawn.spawn(control::run(node.clone())),
         spawn.spawn(watch_disks(node.clone())),
         spawn.spawn(speed::watch(node.clone())),
+        spawn.spawn(reach::run(node.clone())),
     ];
     (stop, tasks)
 }

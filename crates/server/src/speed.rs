@@ -77,7 +77,8 @@ impl Speedometer {
     /// The figures for a heartbeat.
     pub(crate) fn speed(&self, disk: DiskId, now: Instant) -> DiskSpeed {
         let median = |access| self.track(access).lock().median(now);
-        DiskSpeed { disk, write_micros: median(Access::Write), read_micros: median(Access::Read) }
+        let (write_micros, read_micros) = (median(Access::Write), median(Access::Read));
+        DiskSpeed { disk, write_micros, read_micros, answer_micros: None }
     }
 
     fn track(&self, access: Access) -> &Mutex<Track> {

@@ -199,6 +199,11 @@ impl Controller {
             Observation::Leaving { node, boot, at } => {
                 (at, detector::Observation::Leaving { node, boot })
             }
+            Observation::Reached { node, reporter, at } => {
+                let of_node = map.nodes.get(&reporter).map(|node| node.zone());
+                let Some(zone) = of_node else { return };
+                (at, detector::Observation::Reached { node, zone })
+            }
             Observation::Closed { node, at } => {
                 self.probes.insert(node);
                 (at, detector::Observation::ConnectionClosed(node))
