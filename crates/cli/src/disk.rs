@@ -56,8 +56,18 @@ async fn list(global: &Global) -> CliResult {
         return json(&views);
     }
     let titles = [
-        "DISK", "NODE", "STATE", ">USED", ">CAPACITY", ">PLACES", ">TO FILL", ">BLOCKS", ">WRITE",
-        ">READ", ">ANSWER", "PATH",
+        "DISK",
+        "NODE",
+        "STATE",
+        ">USED",
+        ">CAPACITY",
+        ">PLACES",
+        ">TO FILL",
+        ">BLOCKS",
+        ">WRITE",
+        ">READ",
+        ">ANSWER",
+        "PATH",
     ];
     let mut table = Table::new(&titles);
     for view in views {

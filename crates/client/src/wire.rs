@@ -21,9 +21,7 @@ use everhold_proto::checksum::crc32c;
 use everhold_proto::codec::{FORMAT_VERSION, decode, encode};
 use everhold_proto::rpc::{self, Rpc, block};
 use everhold_proto::table::Ack;
-use everhold_proto::{
-    BlockId, ClusterId, DiskId, Error, Generation, Kind, PgId, Priority, limits,
-};
+use everhold_proto::{BlockId, ClusterId, DiskId, Error, Generation, Kind, PgId, Priority, limits};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -33,6 +33,11 @@ pub struct SlowConfig {
     pub recover_factor: u32,
     /// It has been so for this long; doubled each time that it was slow before.
     pub recover_after: Duration,
+    /// A disk that has been slow for so long is emptied, if the others can take what it holds: where they cannot, that is
+    /// refused when it is applied.
+    pub drain_after: Duration,
+    /// Which is tried again after so long.
+    pub drain_again: Duration,
     /// Fewest other disks that are needed to judge one.
     pub peers_min: usize,
     /// A disk that registered so lately is not judged: it opens its files, and catches up.
@@ -48,6 +53,8 @@ impl Default for SlowConfig {
             after: Duration::from_millis(1500),
             recover_factor: 3,
             recover_after: Duration::from_secs(15),
+            drain_after: Duration::from_secs(600),
+            drain_again: Duration::from_secs(60),
             peers_min: 2,
             warm_up: Duration::from_secs(15),
         }
@@ -66,6 +73,9 @@ struct Watched {
     slow_since: Option<Duration>,
     well_since: Option<Duration>,
     relapses: u32,
+    /// Called slow by the map since then, as far as this leader saw.
+    called_slow: Option<Duration>,
+    drain_tried: Option<Duration>,
 }
 
 /// The judge of one term of leadership.
@@ -113,6 +123,10 @@ impl SlowDisks {
             if !self.is_warm(disk, now) {
                 continue;
             }
+            if let Some(drain) = self.drain(disk, now) {
+                verdicts.push(drain);
+                continue;
+            }
             let verdict = self.judge(disk.id, &disks, speeds);
             let Some((state, reason)) = self.conclude(disk, verdict, now) else { continue };
             if state == DiskState::Slow && (slow + 1) * SHARE > map.disks.len() {
@@ -133,6 +147,25 @@ impl SlowDisks {
                 Watched { session: disk.session, registered: now, relapses, ..Watched::default() };
         }
         now.saturating_sub(watched.registered) >= self.config.warm_up
+    }
+
+    /// Whether the disk has been slow for so long that it had better be emptied.
+    fn drain(&mut self, disk: &Disk, now: Duration) -> Option<MapCommand> {
+        let SlowConfig { drain_after, drain_again, .. } = self.config;
+        let watched = self.disks.entry(disk.id).or_default();
+        if disk.state != DiskState::Slow {
+            (watched.called_slow, watched.drain_tried) = (None, None);
+            return None;
+        }
+        let since = *watched.called_slow.get_or_insert(now);
+        let lasted = now.saturating_sub(since);
+        let again = watched.drain_tried.is_none_or(|at| now.saturating_sub(at) >= drain_again);
+        if lasted < drain_after || !again {
+            return None;
+        }
+        watched.drain_tried = Some(now);
+        let reason = format!("slow for {} minutes: it is emptied", lasted.as_secs() / 60);
+        Some(MapCommand::SetDiskState { disk: disk.id, state: DiskState::Draining, reason })
     }
 
     fn judge(&self, id: DiskId, disks: &[&Disk], speeds: &BTreeMap<DiskId, DiskSpeed>) -> Verdict {

@@ -252,6 +252,8 @@ pub struct Heartbeat {
     pub leaving: bool,
     /// How fast its disks answered lately; none for disks without enough work to tell.
     pub speeds: Vec<DiskSpeed>,
+    /// Disks that have failed while the node goes on with others, and why.
+    pub failed: Vec<(DiskId, String)>,
 }
 
 /// How fast a disk answered in the last seconds.
@@ -500,6 +502,61 @@ rpc!(ChangeMap => (), "Admin/ChangeMap");
 pub struct GetStatus {}
 rpc!(GetStatus => ClusterStatus, "Admin/GetStatus");
 
+/// A rebalance: moves for evenness beyond those that go on by themselves. The leader remembers the order until the disks
+/// are even or it leads no more; given again, it changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebalance {
+    /// What to do.
+    pub order: RebalanceOrder,
+}
+/// What to do about a rebalance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RebalanceOrder {
+    /// Tell how it is.
+    Look,
+    /// Make the disks as even as they can be.
+    Start,
+    /// Leave it at what goes on by itself. What is on the move ends.
+    Stop,
+}
+rpc!(Rebalance => RebalanceStatus, "Admin/Rebalance");
+
+/// How even the disks are, and what would move.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceStatus {
+    /// An operator asked for it, and it is not done.
+    pub ordered: bool,
+    /// Why nothing moves now, if so.
+    pub held: Option<String>,
+    /// Groups that are on the move now, for whatever reason.
+    pub in_motion: u64,
+    /// Places that will move by themselves, and bytes that are copied for it.
+    pub moves: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Places that would move in all until the disks are as even as they can be.
+    pub exact_moves: u64,
+    /// Bytes of these.
+    pub exact_bytes: u64,
+    /// Each disk's part, now and when they are as even as they can be.
+    pub shares: Vec<DiskShare>,
+}
+
+/// How many places in groups a disk has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskShare {
+    /// The disk.
+    pub disk: DiskId,
+    /// Its node.
+    pub node: NodeId,
+    /// What it can hold.
+    pub capacity_bytes: u64,
+    /// Now.
+    pub places: u64,
+    /// When the disks are even.
+    pub places_after: u64,
+}
+
 /// The last events, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GetEvents {
@@ -636,6 +693,18 @@ pub struct RetireLearner {
     pub raft: RaftId,
 }
 rpc!(RetireLearner => (), "Node/RetireLearner");
+
+/// The node takes one more disk into service, without a restart. Asked again for a directory that it serves already, it
+/// tells that disk. Refused (`Invalid`) when the directory is not there, not empty and no disk of this node, or within
+/// another one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddDisk {
+    /// Absolute path of the directory on the node, usually where the device is mounted.
+    pub path: String,
+    /// Bytes that it may hold; by default what the file system has.
+    pub capacity_bytes: Option<u64>,
+}
+rpc!(AddDisk => RegisteredDisk, "Node/AddDisk");
 
 /// What a node knows of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]

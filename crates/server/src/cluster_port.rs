@@ -91,7 +91,8 @@ impl Cluster for ClusterPort {
         let now = node.env.clock.now();
         let deadline = now + FETCH_LIMIT;
         let priority = priority_of(&map, pg);
-        let got = node.wire.fetch_block(&peer.address, from, pg, block.id, priority, deadline).await;
+        let got =
+            node.wire.fetch_block(&peer.address, from, pg, block.id, priority, deadline).await;
         match got {
             Ok((data, crc)) if data.len() == block.length as usize && crc == block.crc => Ok(data),
             Ok(_) => {

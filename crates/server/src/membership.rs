@@ -14,7 +14,8 @@ use crate::{cluster_port::ClusterPort, store_port::StorePort};
 use everhold_proto::command::{Answer, Command, MapCommand};
 use everhold_proto::map::{NodeState, Policy};
 use everhold_proto::rpc::{
-    DiskSpeed, GetMap, GotMap, Heartbeat, HeartbeatReply, RegisterDisk, RegisterNode, RegisteredDisk,
+    DiskSpeed, GetMap, GotMap, Heartbeat, HeartbeatReply, RegisterDisk, RegisterNode,
+    RegisteredDisk,
 };
 use everhold_proto::{Epoch, Error, Kind, NodeId, PolicyId, RaftId};
 use futures_util::FutureExt;
@@ -22,7 +23,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 /// Signs of life are this far apart: five a second, so that the detector has a rhythm to judge.
@@ -44,21 +45,31 @@ pub(crate) const FIRST_NODE: NodeId = NodeId(1);
 pub(crate) const FIRST_RAFT: RaftId = RaftId(1);
 
 /// Registers, starts the disks' workers, and then gives signs of life for ever.
-pub(crate) async fn run(node: Arc<Node>, wanted: watch::Sender<Epoch>) {
+pub(crate) async fn run(
+    node: Arc<Node>,
+    wanted: watch::Sender<Epoch>,
+    mut added: mpsc::Receiver<Arc<DiskSeat>>,
+) {
     if let Err(e) = join(&node).await {
         return node.fail(Fatal::Refused(e.to_string()));
     }
     let memory = Arc::new(Semaphore::new(REPAIR_BYTES_MAX));
     let cluster: Arc<dyn ports::Cluster> = Arc::new(ClusterPort::new(node.clone()));
     let mut running = Vec::new();
-    for seat in &node.disks {
+    for seat in node.disks.all().iter() {
         match commission(&node, seat, &cluster, &memory).await {
             Ok(workers) => running.push(workers),
             Err(e) => return node.fail(Fatal::Refused(e.to_string())),
         }
     }
     loop {
-        for (seat, workers) in node.disks.iter().zip(&running) {
+        while let Ok(seat) = added.try_recv() {
+            match commission(&node, &seat, &cluster, &memory).await {
+                Ok(workers) => running.push(workers),
+                Err(e) => return node.fail(Fatal::Refused(e.to_string())),
+            }
+        }
+        for (seat, workers) in node.disks.all().iter().zip(&running) {
             for (name, status) in workers.statuses() {
                 node.signals.set_worker(&name, status);
             }
@@ -132,12 +143,7 @@ impl Node {
     }
 
     /// The first newer map that one of some peers has.
-    async fn map_of_a_peer(
-        &self,
-        ask: &GetMap,
-        leader: &str,
-        deadline: Instant,
-    ) -> Option<GotMap> {
+    async fn map_of_a_peer(&self, ask: &GetMap, leader: &str, deadline: Instant) -> Option<GotMap> {
         let map = self.map.current();
         let others = map.nodes.values().filter(|other| {
             other.state == NodeState::Up && other.address != leader && other.address != self.address
@@ -242,14 +248,17 @@ async fn commission(
     memory: &Arc<Semaphore>,
 ) -> Result<DiskWorkers, Error> {
     let reply = persist(node, || register_disk(node, seat)).await?;
-    change_file(node, |file| file.disk = Some(reply.disk)).await;
+    change_file(node, |file| {
+        match file.more_disks.iter_mut().find(|more| more.uuid() == Some(seat.uuid)) {
+            Some(more) => more.disk = Some(reply.disk),
+            None => file.disk = Some(reply.disk),
+        }
+    })
+    .await;
     seat.store.set_disk(reply.disk).await?;
     let of = node.registration.node().expect("the node registered before its disks");
-    let store: Arc<dyn ports::Store> = Arc::new(StorePort::new(
-        node.env.clock,
-        seat.store.clone(),
-        node.gates.work.clone(),
-    ));
+    let store: Arc<dyn ports::Store> =
+        Arc::new(StorePort::new(node.env.clock, seat.store.clone(), node.gates.work.clone()));
     let local = seat.set_local(LocalDisk::new(of, reply.disk, reply.session, store));
     let watching = local.clone();
     node.map.before_install(move |map| watching.map_changed(map));
@@ -297,12 +306,13 @@ async fn beat(node: &Arc<Node>) -> Result<HeartbeatReply, Error> {
         node: id,
         boot,
         epoch: node.map.epoch(),
-        disks: node.disks.iter().filter_map(|disk| disk.usage()).collect(),
+        disks: node.disks.all().iter().filter_map(|disk| disk.usage()).collect(),
         unreachable: node.signals.unreachable_lately(now),
         reached: node.reach.reached_lately(now),
         repair: node.repair_progress(),
         leaving: node.signals.leaving.load(Ordering::Relaxed),
         speeds: speeds(node, now),
+        failed: node.disks.failed(),
     };
     let reply = node.call_leader(&heartbeat, now + HEARTBEAT_LIMIT).await;
     let answered = node.env.clock.now();
@@ -319,7 +329,7 @@ fn speeds(node: &Node, now: Instant) -> Vec<DiskSpeed> {
     let speed = |disk: &Arc<DiskSeat>| {
         Some(DiskSpeed { answer_micros, ..disk.speed.speed(disk.id()?, now) })
     };
-    node.disks.iter().filter_map(speed).collect()
+    node.disks.all().iter().filter_map(speed).collect()
 }
 
 /// Acts on the answer to a sign of life.
@@ -333,7 +343,7 @@ async fn heard(
         *epoch = reply.epoch.max(*epoch);
         newer
     });
-    for local in node.disks.iter().filter_map(|seat| seat.local()) {
+    for local in node.disks.all().iter().filter_map(|seat| seat.local()) {
         local.heartbeat_answered(reply.work, reply.brake);
     }
     let of_map = node.map.current();
@@ -343,7 +353,7 @@ async fn heard(
     if reply.register || outdated {
         persist(node, || register_node(node)).await?;
     }
-    for seat in &node.disks {
+    for seat in node.disks.all().iter() {
         let Some(local) = seat.local() else { continue };
         if reply.register_disks.contains(&local.disk) {
             let registered = persist(node, || register_disk(node, seat)).await?;

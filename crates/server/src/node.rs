@@ -5,6 +5,7 @@ use crate::control::Observations;
 use crate::counters::Counters;
 use crate::directory::DataDirectory;
 use crate::disk::DiskSeat;
+use crate::disks::Disks;
 use crate::error::Fatal;
 use crate::feed::Feed;
 use crate::http::{Budget, Gate, WAIT_MAX};
@@ -47,7 +48,11 @@ pub(crate) struct Node {
     pub(crate) map: Arc<MapCache>,
     /// Held by whoever asks for a newer map.
     pub(crate) map_question: tokio::sync::Mutex<()>,
-    pub(crate) disks: Vec<Arc<DiskSeat>>,
+    pub(crate) disks: Disks,
+    /// Where added disks are sent to come into service.
+    pub(crate) added: mpsc::Sender<Arc<DiskSeat>>,
+    /// Held while a disk is added.
+    pub(crate) adding: tokio::sync::Mutex<()>,
     pub(crate) raft: RaftSeat,
     pub(crate) observations: Arc<Observations>,
     pub(crate) leader: LeaderHint,
@@ -64,14 +69,15 @@ pub(crate) struct Node {
 
 impl Node {
     /// The disk of this node that is `id`.
-    pub(crate) fn disk(&self, id: DiskId) -> Option<&Arc<DiskSeat>> {
-        self.disks.iter().find(|disk| disk.id() == Some(id))
+    pub(crate) fn disk(&self, id: DiskId) -> Option<Arc<DiskSeat>> {
+        self.disks.find(id)
     }
 
     /// Repair on all disks of this node.
     pub(crate) fn repair_progress(&self) -> RepairProgress {
         let mut sum = RepairProgress::default();
-        for one in self.disks.iter().filter_map(|d| d.local()).map(|d| d.progress.snapshot()) {
+        for one in self.disks.all().iter().filter_map(|d| d.local()).map(|d| d.progress.snapshot())
+        {
             sum.fetched_bytes += one.fetched_bytes;
             sum.fetched_blocks += one.fetched_blocks;
             sum.comparing_blocks += one.comparing_blocks;
@@ -173,13 +179,8 @@ const METADATA_LIMIT: LimitConfig = LimitConfig {
     tolerance: 2.0,
 };
 /// Blocks wait for the disks; group commit makes many at once cheap.
-const WORK_LIMIT: LimitConfig = LimitConfig {
-    start: 64,
-    min: 8,
-    max: 1024,
-    target: Duration::from_millis(50),
-    tolerance: 2.0,
-};
+const WORK_LIMIT: LimitConfig =
+    LimitConfig { start: 64, min: 8, max: 1024, target: Duration::from_millis(50), tolerance: 2.0 };
 
 /// Bounds on what is under way, one per class of calls, so that no class starves another.
 pub(crate) struct Gates {

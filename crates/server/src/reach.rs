@@ -75,7 +75,8 @@ pub(crate) async fn run(node: Arc<Node>) {
         node.env.clock.sleep(TRY_EVERY).await;
         let map = node.map.current();
         let doubtful = map.nodes.values().filter(|other| {
-            matches!(other.state, NodeState::Suspect | NodeState::Down) && other.address != node.address
+            matches!(other.state, NodeState::Suspect | NodeState::Down)
+                && other.address != node.address
         });
         let doubtful: Vec<_> =
             doubtful.take(TRIED_MAX).map(|other| (other.id, other.address.clone())).collect();

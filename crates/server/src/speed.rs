@@ -142,7 +142,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
             let row = seat.id().and_then(|id| map.disks.get(&id));
             row.is_some_and(|disk| disk.state == DiskState::Slow)
         };
-        for seat in node.disks.iter().filter(slow) {
+        for seat in node.disks.all().iter().filter(slow) {
             match node.env.clock.within(PROBE_LIMIT, probe(&node, seat)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => {

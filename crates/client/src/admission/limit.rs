@@ -147,7 +147,8 @@ mod tests {
     fn run(limit: &mut Limit, now: &mut Instant, capacity: usize, wanted: usize, windows: usize) {
         for _ in 0..windows * 10 {
             let under_way = wanted.min(limit.current());
-            let took = Duration::from_millis(10).mul_f64((under_way as f64 / capacity as f64).max(1.0));
+            let took =
+                Duration::from_millis(10).mul_f64((under_way as f64 / capacity as f64).max(1.0));
             if wanted > under_way {
                 limit.waited();
             }

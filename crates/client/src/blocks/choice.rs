@@ -67,7 +67,8 @@ impl Client {
         let node = self.peers.to_be_tried()?;
         let allows = |other| other == node || self.peers.allows(other);
         let tries = |pg: &&Pg| {
-            let member = pg.members.iter().any(|m| map.node_of(m.disk).is_some_and(|n| n.id == node));
+            let member =
+                pg.members.iter().any(|m| map.node_of(m.disk).is_some_and(|n| n.id == node));
             let whole = || judge(map, pg, &allows).is_some_and(|(tier, _)| tier <= Tier::Nearfull);
             pg.policy == policy && !avoid.contains(&pg.id) && member && whole()
         };

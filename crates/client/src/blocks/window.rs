@@ -18,13 +18,8 @@ const SMALL: LimitConfig = LimitConfig {
     tolerance: 2.0,
 };
 /// Large ones are bounded by memory before (`ClientOptions::buffers`).
-const LARGE: LimitConfig = LimitConfig {
-    start: 32,
-    min: 8,
-    max: 256,
-    target: Duration::from_millis(500),
-    tolerance: 2.0,
-};
+const LARGE: LimitConfig =
+    LimitConfig { start: 32, min: 8, max: 256, target: Duration::from_millis(500), tolerance: 2.0 };
 /// Operations that wait: more than the applications of one machine have at a time.
 const WAITING_MAX: usize = 16 << 10;
 /// The deadline of the operation comes long before.

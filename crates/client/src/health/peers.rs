@@ -177,7 +177,8 @@ impl Peers {
     /// No answer came for `elapsed`, and the caller went on without it.
     pub(crate) fn late(&self, node: NodeId, class: Class, elapsed: Duration, now: Instant) {
         self.peers.lock().entry(node).or_default().latency[class as usize].record(elapsed);
-        let reason = || format!("no answer for {} ms, when others had answered", elapsed.as_millis());
+        let reason =
+            || format!("no answer for {} ms, when others had answered", elapsed.as_millis());
         self.fail(node, Severity::Failed, true, now, reason);
     }
 

@@ -144,3 +144,19 @@ fn a_slow_node_is_named() {
     assert_eq!(told.len(), 1);
     assert!(told[0].contains("answers of its node take 700.0 ms"), "{told:?}");
 }
+
+/// A disk that stays slow is emptied after a while, if others can take its blocks; where they cannot, nothing happens,
+/// and it is tried again.
+#[test]
+fn a_disk_that_stays_slow_is_emptied() {
+    let mut case = Case::new(5);
+    case.run(3, &[2, 2, 40, 2, 2]);
+    assert_eq!(case.run(590, &[2, 2, 40, 2, 2]), 0);
+    assert_eq!(case.run(20, &[2, 2, 40, 2, 2]), 1);
+    assert_eq!(case.state(3), DiskState::Draining);
+    let mut small = Case::new(3);
+    small.run(3, &[2, 2, 40]);
+    let tried = small.run(600 + 180, &[2, 2, 40]);
+    assert!((2..=4).contains(&tried), "{tried}");
+    assert_eq!(small.state(3), DiskState::Slow, "three copies need three nodes");
+}

@@ -8,9 +8,7 @@
 use everhold_proto::command::DiskUsage;
 use everhold_proto::limits::NODES_MAX;
 use everhold_proto::map::ClusterMap;
-use everhold_proto::rpc::{
-    BreakerStatus, DiskSpeed, Heartbeat, HeartbeatReply, RepairProgress,
-};
+use everhold_proto::rpc::{BreakerStatus, DiskSpeed, Heartbeat, HeartbeatReply, RepairProgress};
 use everhold_proto::{DiskId, Epoch, NodeId, SessionId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -107,6 +105,8 @@ pub struct NodeSeen {
     pub leaving: bool,
     /// How fast its disks answered.
     pub speeds: Vec<DiskSpeed>,
+    /// Disks of it that have failed.
+    pub failed: Vec<(DiskId, String)>,
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -131,6 +131,7 @@ struct Inner {
     /// Nodes with a disk that is a member somewhere and not full there.
     work: BTreeSet<NodeId>,
     brake: Option<String>,
+    rebalance: bool,
 }
 
 impl Observations {
@@ -294,6 +295,32 @@ impl Observations {
         speeds.map(|speed| (speed.disk, *speed)).collect()
     }
 
+    /// Disks that their own nodes call failed, and why.
+    pub fn failed_disks(&self) -> Vec<(DiskId, String)> {
+        let inner = self.inner.lock();
+        let of = |node: NodeId, disk: DiskId| {
+            inner.map.disks.get(&disk).is_some_and(|row| row.node == node)
+        };
+        let told = inner.nodes.iter().flat_map(|(node, seen)| {
+            seen.failed.iter().filter(|(disk, _)| of(*node, *disk)).cloned()
+        });
+        told.map(|(disk, mut why)| {
+            shorten(&mut why);
+            (disk, why)
+        })
+        .collect()
+    }
+
+    /// An operator wants the disks as even as they can be, or no longer.
+    pub fn order_rebalance(&self, wanted: bool) {
+        self.inner.lock().rebalance = wanted;
+    }
+
+    /// Whether an operator wants the disks as even as they can be.
+    pub fn rebalance_ordered(&self) -> bool {
+        self.inner.lock().rebalance
+    }
+
     /// Sessions of `open` that were not seen for `ttl`. One that was never seen counts from now on:
     /// deadlines start anew with a leader.
     pub fn expired_sessions(
@@ -371,6 +398,7 @@ impl Inner {
             repair: heartbeat.repair,
             leaving: heartbeat.leaving,
             speeds: heartbeat.speeds.iter().copied().take(DISKS_PER_NODE_MAX).collect(),
+            failed: heartbeat.failed.iter().take(DISKS_PER_NODE_MAX).cloned().collect(),
             samples,
         };
         self.nodes.insert(heartbeat.node, seen);
@@ -416,6 +444,7 @@ mod tests {
             repair: RepairProgress { fetched_bytes, ..Default::default() },
             leaving: false,
             speeds: vec![],
+            failed: vec![],
         }
     }
 

@@ -110,7 +110,10 @@ mod tests {
         drop(all);
         assert_eq!(queued.join().await, Some(true));
         let _all = budget.take(&env, 10, later).await.expect("all came back");
-        assert_eq!(budget.take(&env, 1, later).await.expect_err("waited long enough").kind, Kind::Busy);
+        assert_eq!(
+            budget.take(&env, 1, later).await.expect_err("waited long enough").kind,
+            Kind::Busy
+        );
         assert_eq!(budget.waiting.load(Ordering::Relaxed), 0);
     }
 }

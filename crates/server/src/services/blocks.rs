@@ -170,7 +170,7 @@ async fn get(
     };
     let (crc, data) = read.inspect_err(|e| {
         if e.kind() == Kind::Corrupt {
-            suspect(node, disk, path);
+            suspect(node, &disk, path);
         }
     })?;
     let now = node.env.clock.now();
@@ -217,12 +217,15 @@ fn suspect(node: &Node, disk: &DiskSeat, path: BlockPath) {
     }
 }
 
-fn in_service(node: &Node, id: DiskId) -> Result<(&Arc<DiskSeat>, &Arc<LocalDisk>), Error> {
-    let disk = node.disk(id).and_then(|disk| Some((disk, disk.local()?)));
+fn in_service(node: &Node, id: DiskId) -> Result<(Arc<DiskSeat>, Arc<LocalDisk>), Error> {
+    let disk = node.disk(id).and_then(|disk| {
+        let local = disk.local()?.clone();
+        Some((disk, local))
+    });
     disk.ok_or_else(|| Error::new(Kind::Fenced, format!("{id} is not in service here")))
 }
 
-fn present(node: &Node, id: DiskId) -> Result<&Arc<DiskSeat>, Error> {
+fn present(node: &Node, id: DiskId) -> Result<Arc<DiskSeat>, Error> {
     node.disk(id).ok_or_else(|| Error::new(Kind::NotFound, format!("{id} is not on this node")))
 }
 
@@ -275,7 +278,10 @@ pub(crate) fn check_block(path: &str, headers: &HeaderMap) {
     }
     let _ = header(headers, block::CRC, |text| u32::from_str_radix(text, 16).ok());
     let _ = header(headers, block::GENERATION, |text| text.parse::<u64>().ok());
-    assert!(priority_of(headers).is_ok_and(|p| p <= Priority::Foreground) || priority_of(headers).is_err());
+    assert!(
+        priority_of(headers).is_ok_and(|p| p <= Priority::Foreground)
+            || priority_of(headers).is_err()
+    );
     let _ = header(headers, CONTENT_LENGTH.as_str(), |text| text.parse::<usize>().ok());
 }
 

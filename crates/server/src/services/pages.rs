@@ -94,7 +94,7 @@ fn disks(node: &Node, text: &mut String) {
     let now = node.env.clock.now();
     let of_each = |value: &dyn Fn(&DiskSeat) -> Option<f64>| -> Vec<(String, f64)> {
         let one = |disk: &Arc<DiskSeat>| Some((disk.id()?.to_string(), value(disk)?));
-        node.disks.iter().filter_map(one).collect()
+        node.disks.all().iter().filter_map(one).collect()
     };
     let seconds = |micros: Option<u32>| micros.map(|micros| f64::from(micros) / 1e6);
     let write = of_each(&|disk| seconds(disk.speed.speed(disk.id()?, now).write_micros));
@@ -154,7 +154,7 @@ fn cluster(node: &Node, text: &mut String) -> Result<(), Error> {
 
 /// Whether the node is in service: registered, its disks working.
 pub(crate) fn health_page(node: &Node) -> Result<Reply, Error> {
-    if let Some(reason) = node.disks.iter().find_map(|disk| disk.store.failure()) {
+    if let Some(reason) = node.disks.all().iter().find_map(|disk| disk.store.failure()) {
         return Err(Error::new(Kind::Internal, format!("a disk failed: {reason}")));
     }
     if node.registration.current().is_none() {
