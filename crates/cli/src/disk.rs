@@ -1,22 +1,27 @@
-//! `everhold disk ls|drain`.
+//! `everhold disk ls|add|drain`.
 
 use crate::args::{DiskCommand, Global};
 use crate::connect::{Admin, LEADER_LIMIT};
 use crate::context::seeds;
-use crate::exit::CliResult;
+use crate::exit::{CliError, CliResult, Exit};
 use crate::output::{Table, json, line, size};
 use crate::status::node_views;
 use everhold_proto::command::MapCommand;
 use everhold_proto::map::{ClusterMap, DiskState, Fullness};
-use everhold_proto::rpc::{ChangeMap, ClusterStatus, DiskStatus, NodeStatus};
-use everhold_proto::{DiskId, NodeId};
+use everhold_proto::rpc::{AddDisk, ChangeMap, ClusterStatus, DiskStatus, NodeStatus};
+use everhold_proto::{ByteSize, DiskId, NodeId};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A new disk gets its first segment zeroed before it is in service.
+const ADD_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs one of them.
 pub(crate) async fn run(command: DiskCommand, global: &Global) -> CliResult {
     match command {
         DiskCommand::Ls => list(global).await,
+        DiskCommand::Add { node, path, capacity } => add(node, path, capacity, global).await,
         DiskCommand::Drain { disk, cancel } => drain(disk, cancel, global).await,
     }
 }
@@ -126,6 +131,24 @@ fn views(status: &ClusterStatus, own: &BTreeMap<NodeId, NodeStatus>) -> Vec<Disk
         }
     };
     map.disks.values().map(view).collect()
+}
+
+async fn add(node: NodeId, path: String, capacity: Option<ByteSize>, global: &Global) -> CliResult {
+    let admin = Admin::new(&seeds(global)?);
+    let status = admin.status(LEADER_LIMIT).await?;
+    let Some(row) = status.map.nodes.get(&node) else {
+        let text = format!("the cluster has no node {node}");
+        return Err(CliError::new(Exit::NotFound, text, "see `everhold node ls`"));
+    };
+    let ask = AddDisk { path, capacity_bytes: capacity.map(|capacity| capacity.0) };
+    let added = admin.node_within(&row.address, &ask, ADD_LIMIT).await?;
+    if global.json {
+        return json(&serde_json::json!({ "disk": added.disk, "node": node, "path": ask.path }));
+    }
+    let disk = added.disk;
+    line(format!(
+        "disk {disk} on {node} is in service; copies move to it by themselves: `everhold rebalance status`"
+    ))
 }
 
 async fn drain(disk: DiskId, cancel: bool, global: &Global) -> CliResult {

@@ -112,6 +112,8 @@ pub enum Observation {
     },
 }
 
+/// Why a node is doubted and not given up.
+const ALIVE: &str = "the leader does not hear it, and nodes in most other zones reach it: look at the network between the two";
 /// Zones remembered for each reported node.
 const REPORTING_ZONES_MAX: usize = 32;
 /// Doublings of the time to recover: 400 ms become half a minute at most.
@@ -302,6 +304,7 @@ impl Detector {
         match (node.state, evidence) {
             (Up, Evidence::Dead(why)) | (Suspect, Evidence::Dead(why)) => Some((Down, why)),
             (Up, Evidence::Doubtful(why) | Evidence::Alive(why)) => Some((Suspect, why)),
+            (Suspect, Evidence::Alive(why)) if node.reason != why => Some((Suspect, why)),
             (Suspect | Down | Out, Evidence::Well) if self.has_recovered(watched, now) => {
                 Some((Up, "answers again".into()))
             }
@@ -377,11 +380,8 @@ impl Detector {
     fn alive_elsewhere(&self, watched: &Watched, now: Duration) -> Option<Evidence> {
         let fresh = |at: &Duration| now.saturating_sub(*at) <= self.config.report_life;
         let zones = watched.reached.values().filter(|at| fresh(at)).count();
-        (zones >= watched.zones_needed).then(|| {
-            Evidence::Alive(format!(
-                "the leader does not hear it, and nodes in {zones} zones reach it: look at the network between the two"
-            ))
-        })
+        // The same words each time: a reason that changes is a new version of the map.
+        (zones >= watched.zones_needed).then(|| Evidence::Alive(ALIVE.into()))
     }
 
     fn is_past_grace(&self, now: Duration) -> bool {
