@@ -10,8 +10,9 @@
 //! done or answered here without the lease of the cache. What waits is bounded, in number and in bytes.
 //!
 //! Reading order: `holdings` (what is held, pure), `plan` (what can be done with it), `queue` (what is to be told,
-//! pure), `heat` (which directories are worth it), `route` (changes and questions), `take`, `tell`.
+//! pure), `heat` (which directories are worth it), `route` (changes and questions), `fill` (files in blocks), `take`, `tell`.
 
+mod fill;
 mod heat;
 mod holdings;
 mod plan;
@@ -20,7 +21,7 @@ mod route;
 mod take;
 mod tell;
 
-pub(crate) use queue::Rewrite;
+pub(crate) use fill::{Block, Filling, Make};
 pub(crate) use tell::run;
 
 use crate::client::Client;
@@ -34,7 +35,7 @@ use parking_lot::Mutex;
 use queue::Queue;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio::time::Instant;
 
 /// A directory that somebody else wanted is left to the leader for so long.
@@ -53,6 +54,8 @@ pub(crate) struct Behind {
     gate: RwLock<()>,
     /// Held while numbers are asked for.
     reserving: tokio::sync::Mutex<()>,
+    /// Files whose blocks are written.
+    filling: Semaphore,
 }
 
 struct State {
@@ -82,6 +85,7 @@ impl Behind {
             work: Notify::new(),
             gate: RwLock::new(()),
             reserving: tokio::sync::Mutex::default(),
+            filling: Semaphore::new(fill::FILES_MAX),
         }
     }
 
@@ -174,7 +178,7 @@ pub(crate) enum Peeked {
 impl State {
     /// Notes that a change was made here, and is to be told.
     fn push(&mut self, op: FsOp, then: Option<Then>, touched: Vec<InodeId>, now: Instant) -> u64 {
-        self.queue.push(op, then, touched, None, now)
+        self.queue.push(op, then, touched, now)
     }
 
     /// Nothing more is done behind a directory; it is given back after what was done.

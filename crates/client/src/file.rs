@@ -8,7 +8,7 @@ mod reader;
 mod writer;
 
 pub(crate) use commit::content_of;
-pub(crate) use open::Dirty;
 pub use open::OpenFile;
+pub(crate) use open::{Dirty, SMALL_MAX};
 pub use reader::FileReader;
 pub use writer::{CreateOptions, FileWriter};

@@ -8,9 +8,6 @@ use everhold_proto::fs::{Attr, Name};
 use everhold_proto::limits::PAGE_ENTRIES_MAX;
 use std::sync::Arc;
 
-/// Entries of the first page: most directories are small.
-const FIRST_PAGE: usize = 256;
-
 /// An open directory.
 pub(crate) struct Dir {
     pub(crate) inode: InodeId,
@@ -95,8 +92,10 @@ impl Stream {
         first: u64,
         after: Option<Name>,
     ) -> Outcome<()> {
-        let limit = if first == 0 { FIRST_PAGE } else { PAGE_ENTRIES_MAX };
-        let (page, more) = client.list_page(inode, after.clone(), limit).await?;
+        let (page, more) = match client.peek_list(inode, after.as_ref(), PAGE_ENTRIES_MAX) {
+            Some(known) => known,
+            None => client.list_page(inode, after.clone(), PAGE_ENTRIES_MAX).await?,
+        };
         if self.marks.last().is_none_or(|(at, _)| *at < first) {
             self.marks.push((first, after.clone()));
         }

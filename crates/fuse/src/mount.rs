@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 /// What the source of a mount of Everhold begins with in `/proc/mounts`. The type may be plain `fuse`: only the
 /// mount helper writes a subtype.
 const SOURCE: &str = "everhold:";
+/// What the kernel reads ahead of a stream.
+const READ_AHEAD_KIB: u32 = 2048;
 /// How often open files are looked after.
 const TEND_EVERY: Duration = Duration::from_millis(500);
 
@@ -92,7 +94,10 @@ pub fn mount(
         io::ErrorKind::PermissionDenied => MountError::NotPermitted { path: path.into(), source },
         _ => MountError::Failed { path: path.into(), source },
     };
+    // Before it is mounted: the question would come to this process.
+    let real = path.canonicalize().unwrap_or_else(|_| path.into());
     let session = fuser::spawn_mount(Kernel(edge.clone()), path, &config).map_err(failed)?;
+    read_ahead(&real);
     // Set once, here: nobody else has the edge yet.
     let _first = edge.notifier.set(session.notifier());
     let tended = edge.clone();
@@ -104,6 +109,32 @@ pub fn mount(
         }
     });
     Ok(Mounted { session, edge, tending })
+}
+
+/// Lets the kernel read more ahead than its usual 128 KiB: a stream is then a few large requests at a time instead of
+/// one small one after the other. Only root may; others read more slowly.
+fn read_ahead(path: &Path) {
+    let Some(device) = device_of(path, &mountinfo()) else { return };
+    let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(e) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(setting, error = %e, "the kernel's read-ahead stays as it is");
+    }
+}
+
+fn mountinfo() -> Vec<u8> {
+    std::fs::read("/proc/self/mountinfo").unwrap_or_default()
+}
+
+/// `MAJOR:MINOR` of what was mounted last on a directory. Asks no file system.
+fn device_of(path: &Path, mountinfo: &[u8]) -> Option<String> {
+    use std::os::unix::ffi::OsStringExt;
+    let is_it = |field: &[u8]| Path::new(&std::ffi::OsString::from_vec(unescape(field))) == path;
+    let mut mounts = mountinfo.split(|b| *b == b'\n').filter_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|b| *b == b' ').take(5).collect();
+        Some((*fields.get(2)?, *fields.get(4)?))
+    });
+    let (device, _) = mounts.rfind(|(_, at)| is_it(at))?;
+    String::from_utf8(device.to_vec()).ok()
 }
 
 /// Whether something may be mounted on `path`.
@@ -240,6 +271,14 @@ mod tests {
         assert_eq!(unescape(b"/mnt/a\\040b\\134"), b"/mnt/a b\\");
         assert_eq!(unescape(b"\\04"), b"\\04");
         assert!(all_mounts().iter().any(|(path, _, _)| path == Path::new("/")));
+    }
+
+    #[test]
+    fn the_device_is_that_of_the_last_mount_on_a_directory() {
+        let info = b"25 1 0:23 / /a\\040b rw - fuse x rw\n26 25 0:24 / /a\\040b rw shared:1 - fuse y rw\nodd\n";
+        assert_eq!(device_of(Path::new("/a b"), info).as_deref(), Some("0:24"));
+        assert_eq!(device_of(Path::new("/a"), info), None);
+        assert!(device_of(Path::new("/"), &mountinfo()).is_some());
     }
 
     #[test]

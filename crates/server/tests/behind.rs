@@ -210,18 +210,63 @@ async fn others_see_what_was_done() {
     for round in 0..5 {
         for n in 0..20 {
             let file = make(&a, directory, &format!("a{round}-{n}"), NewKind::File).await.inode;
-            write(&a, file, 0, format!("{round} {n}").as_bytes()).await;
+            // Some in the inode, some in blocks that are written behind the close.
+            let text = format!("{round} {n}").repeat(if n % 3 == 0 { 5000 } else { 1 });
+            write(&a, file, 0, text.as_bytes()).await;
         }
         let entries = b.list_inode(directory).await.expect("is listed");
         assert_eq!(entries.len(), 20, "round {round}");
         for (n, (name, attr)) in entries.into_iter().enumerate() {
-            let read = b.read_inode(attr.inode, 0, 100).await.expect("is read").1;
+            let read = b.read_inode(attr.inode, 0, 1 << 20).await.expect("is read").1;
             assert!(read.starts_with(format!("{round} ").as_bytes()), "{n}: {read:?}");
+            assert_eq!(read.len() as u64, attr.size, "{n}");
             b.unlink(directory, name, false).await.expect("is removed");
         }
         assert!(a.list_inode(directory).await.expect("is listed").is_empty(), "round {round}");
     }
     for client in [a, b] {
+        client.close().await.expect("closes");
+    }
+}
+
+/// Bytes that are on their way to blocks count at once, to who wrote them, and nothing done to the file later is
+/// told before them.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_are_written_behind_the_close() {
+    let cluster = TestCluster::start(1, 1).await;
+    let (client, plain) = (cluster.behind().await, cluster.client().await);
+    let directory = held(&cluster, &client, "d").await;
+    let mut files = Vec::new();
+    for n in 0..200u64 {
+        let attr = make(&client, directory, &format!("n{n}"), NewKind::File).await;
+        let bytes = vec![n as u8; 9000 + n as usize];
+        write(&client, attr.inode, 0, &bytes).await;
+        assert_eq!(client.attr(attr.inode).await.expect("is there").size, bytes.len() as u64);
+        match n % 4 {
+            0 => write(&client, attr.inode, 100, b"over").await,
+            1 => client.unlink(directory, name(&format!("n{n}")), false).await.expect("goes"),
+            2 => {
+                let read = client.read_inode(attr.inode, 0, 1 << 20).await.expect("is read").1;
+                assert_eq!(read, bytes, "{n}");
+            }
+            _ => {}
+        }
+        files.push((n, bytes));
+    }
+    let entries = plain.list_inode(directory).await.expect("is listed");
+    let found: BTreeMap<String, InodeId> =
+        entries.into_iter().map(|(name, attr)| (name.to_string(), attr.inode)).collect();
+    for (n, mut bytes) in files {
+        let inode = found.get(&format!("n{n}"));
+        assert_eq!(inode.is_some(), n % 4 != 1, "{n}");
+        let Some(inode) = inode else { continue };
+        if n % 4 == 0 {
+            bytes[100..104].copy_from_slice(b"over");
+        }
+        assert_eq!(plain.read_inode(*inode, 0, 1 << 20).await.expect("is read").1, bytes, "{n}");
+    }
+    client.settle_all().await.expect("nothing was lost");
+    for client in [client, plain] {
         client.close().await.expect("closes");
     }
 }

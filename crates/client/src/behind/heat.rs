@@ -37,9 +37,14 @@ impl Heat {
             (*count, *since) = (0, now);
         }
         *count += 1;
-        // Who just took a directory walks through a tree: the next one is taken with its first change.
-        let walks = self.taken.is_some_and(|at| now.saturating_duration_since(at) < STEP);
-        (*count >= CHANGES || walks) && self.may_take(directory, now)
+        let is_warm = *count >= CHANGES;
+        (is_warm || self.walks(now)) && self.may_take(directory, now)
+    }
+
+    /// Whether a directory was taken just before: the program walks through a tree, and the next one is taken with its
+    /// first change.
+    pub(super) fn walks(&self, now: Instant) -> bool {
+        self.taken.is_some_and(|at| now.saturating_duration_since(at) < STEP)
     }
 
     /// A directory was taken.

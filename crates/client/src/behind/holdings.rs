@@ -6,7 +6,7 @@
 use super::queue::inline_bytes;
 use everhold_namespace::Shadow;
 use everhold_proto::fs::{
-    Attr, Behind as Then, Content, FileKind, FsAnswer, FsError, FsOp, FsQuery, FsReply, Name,
+    Attr, Behind as Then, FileKind, FsAnswer, FsError, FsOp, FsQuery, FsReply, Name,
 };
 use everhold_proto::units::Timestamp;
 use everhold_proto::{InodeId, SessionId};
@@ -232,13 +232,12 @@ impl Holdings {
         &mut self,
         inode: InodeId,
         size: u64,
-        content: &Content,
+        allocated: u64,
         at: Timestamp,
     ) -> Option<Done> {
         if !matches!(self.file(inode)?, Known::Whole | Known::Row) {
             return None;
         }
-        let allocated = content.extents.iter().map(|extent| extent.length).sum();
         let attr = self.shadow.fill(inode, size, allocated, at)?;
         self.files.insert(inode, Known::Row);
         let then = Then { at, inode: None };

@@ -2,7 +2,6 @@
 
 use super::holdings::{Done, mentioned};
 use super::plan::{Plan, Reply, asked, is_vague};
-use super::queue::Rewrite;
 use super::{Behind, HELD_MAX, State};
 use crate::client::Client;
 use crate::error::{ClientError, Result, unexpected};
@@ -111,42 +110,6 @@ impl Behind {
         }
     }
 
-    /// Makes blocks that were written part of an empty file that is known here. Gives them back when it is
-    /// not.
-    pub(crate) async fn commit(
-        &self,
-        client: &Client,
-        inode: InodeId,
-        mut rewrite: Rewrite,
-        deadline: Instant,
-    ) -> Result<Attr, Rewrite> {
-        if self.until_room(&client.env.clock, deadline).await.is_err() {
-            return Err(rewrite);
-        }
-        let now = client.env.clock.now();
-        let mut state = self.state.lock();
-        if !client.holds_at(now) {
-            return Err(rewrite);
-        }
-        let op = (rewrite.make)(crate::file::content_of(&rewrite.written));
-        let FsOp::Commit { content, size_at_least, .. } = &op else { return Err(rewrite) };
-        let end = content.extents.last().map_or(0, |extent| extent.end());
-        let (size, at) = (end.max(*size_at_least), client.env.clock.wall());
-        let Some(done) = state.holdings.fill(inode, size, content, at) else {
-            return Err(rewrite);
-        };
-        let Done { reply, then, touched } = done;
-        // The queue bounds its own bytes; blocks on their way need the memory.
-        rewrite.written.iter_mut().for_each(|written| written.memory = None);
-        state.queue.push(op, Some(then), touched, Some(rewrite), now);
-        drop(state);
-        self.work.notify_one();
-        match reply {
-            FsReply::Attr(attr) => Ok(attr),
-            FsReply::Done | FsReply::Numbers(..) => unreachable!("a fill answers with attributes"),
-        }
-    }
-
     /// Answers a question, here or by the leader.
     pub(crate) async fn query(
         &self,
@@ -249,7 +212,7 @@ impl Behind {
         }
     }
 
-    async fn until_room(&self, clock: &Clock, deadline: Instant) -> Result<()> {
+    pub(super) async fn until_room(&self, clock: &Clock, deadline: Instant) -> Result<()> {
         loop {
             let mut told = std::pin::pin!(self.told.notified());
             told.as_mut().enable();

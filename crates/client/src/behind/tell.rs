@@ -1,6 +1,7 @@
 //! Telling the leader what was done: one batch after the other, so that it happens in the same order.
 
-use super::queue::{Pending, Rewrite};
+use super::fill::Rewrite;
+use super::queue::{Deed, Pending};
 use super::{Behind, State};
 use crate::cache::{Cache, Own, Touched, touched};
 use crate::client::Client;
@@ -46,10 +47,16 @@ pub(crate) async fn run(client: Weak<Client>, behind: Arc<Behind>) {
 /// Tells one batch, however long it takes, as long as the session lives.
 async fn tell(client: &Arc<Client>, behind: &Behind) {
     let session = client.session();
+    if behind.state.lock().lose_failed(client.env.clock.now()) {
+        return behind.told.notify_waiters();
+    }
     let Some(batch) = behind.batch_of(&session) else {
         // The session is about to be replaced, and what waits is lost with it.
         return client.env.clock.sleep(PAUSE).await;
     };
+    if batch.is_empty() {
+        return; // what could be told was lost meanwhile
+    }
     let Some(mut results) = call(client, &session, batch.clone()).await else { return };
     let mut rewritten = Vec::new();
     for index in 0..results.len() {
@@ -213,7 +220,7 @@ impl State {
         for (pending, result) in told.iter().zip(results) {
             match result {
                 Ok(_) => {}
-                Err(_) if matches!(pending.op, FsOp::Undelegate { .. }) => {}
+                Err(_) if matches!(pending.deed, Deed::Is(FsOp::Undelegate { .. })) => {}
                 Err(e) => lost.push((pending, e)),
             }
         }
@@ -230,7 +237,12 @@ impl State {
             };
             self.lose(error, now);
         }
-        for pending in &told {
+        self.settle_told(&told);
+    }
+
+    /// Nothing waits any more of some inodes that these changes touched.
+    pub(super) fn settle_told(&mut self, told: &[Pending]) {
+        for pending in told {
             let queue = &self.queue;
             let settled = pending.touched.iter().filter(|inode| queue.last(&[**inode]).is_none());
             self.holdings.told(&settled.copied().collect::<Vec<_>>());
@@ -246,6 +258,7 @@ fn fenced() -> ClientError {
 
 /// What kind of change it is, for the log.
 fn name_of(pending: &Pending) -> String {
-    let text = format!("{:?}", pending.op);
+    let Deed::Is(op) = &pending.deed else { return String::new() };
+    let text = format!("{op:?}");
     text.split([' ', '{']).next().unwrap_or_default().to_string()
 }

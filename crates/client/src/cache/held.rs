@@ -13,6 +13,7 @@ use everhold_proto::fs::{
 use everhold_proto::rpc::Followed;
 use everhold_proto::{InodeId, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Keys that were forgotten lately, and by which record: a value that is older is not taken. Answers that
@@ -22,6 +23,9 @@ const FORGOTTEN_MAX: usize = 16_384;
 const OWN_MAX: usize = 1024;
 /// Attributes that are searched for those of one directory; of more, all go.
 const SEARCHED_MAX: usize = 20_000;
+/// Directories whose names are all held, and names in them.
+const LISTINGS_MAX: usize = 20_000;
+const LISTED_MAX: usize = 200_000;
 /// Absent extended attributes of one inode.
 const ABSENT_MAX: usize = 16;
 
@@ -66,6 +70,10 @@ pub(super) struct Held {
     /// `None`: there is no such name.
     entries: Generations<(InodeId, Name), At<Option<InodeId>>>,
     absent: Generations<InodeId, At<Vec<Bytes>>>,
+    /// All names of a directory, ascending.
+    listings: Generations<InodeId, At<Arc<[Name]>>>,
+    /// Names in `listings`, or more.
+    listed: usize,
 }
 
 /// A value and the position that it was read at.
@@ -89,6 +97,8 @@ impl Held {
             attrs: Generations::new(attrs_max),
             entries: Generations::new(entries_max),
             absent: Generations::new(attrs_max),
+            listings: Generations::new(LISTINGS_MAX),
+            listed: 0,
         }
     }
 
@@ -117,6 +127,11 @@ impl Held {
             None => Some(None),
             Some(inode) => self.attr(inode).map(Some),
         }
+    }
+
+    /// All names of a directory, ascending.
+    pub(super) fn listing(&mut self, directory: InodeId) -> Option<Arc<[Name]>> {
+        self.listings.get(&directory).map(|held| held.value.clone())
     }
 
     /// Whether the inode is known to lack an extended attribute.
@@ -231,10 +246,13 @@ impl Held {
             (FsQuery::Lookup { parent, name }, Err(FsError::NotFound)) => {
                 self.hold_entry(*parent, name, None, at);
             }
-            (FsQuery::ReadDir { inode, .. }, Ok(FsAnswer::Entries { entries, .. })) => {
+            (FsQuery::ReadDir { inode, after, .. }, Ok(FsAnswer::Entries { entries, more })) => {
                 for (name, attr) in entries {
                     self.hold_attr(attr, at);
                     self.hold_entry(*inode, name, Some(attr.inode), at);
+                }
+                if after.is_none() && !more {
+                    self.hold_listing(*inode, entries, at);
                 }
             }
             (FsQuery::GetXattr { inode, name }, Err(FsError::NoAttribute)) => {
@@ -272,6 +290,21 @@ impl Held {
         }
     }
 
+    fn hold_listing(&mut self, directory: InodeId, entries: &[(Name, Attr)], at: u64) {
+        if !self.forgotten.allows(&Key::Inode(directory), at)
+            || self.listings.get(&directory).is_some_and(|held| held.at > at)
+        {
+            return;
+        }
+        self.listed += entries.len();
+        if self.listed > LISTED_MAX {
+            self.listings.clear();
+            self.listed = entries.len();
+        }
+        let names = entries.iter().map(|(name, _)| name.clone()).collect();
+        self.listings.insert(directory, At { value: names, at });
+    }
+
     fn hold_absent(&mut self, inode: InodeId, name: &Bytes, at: u64) {
         if !self.forgotten.allows(&Key::Inode(inode), at) {
             return;
@@ -297,6 +330,10 @@ impl Held {
                 }
                 if self.absent.get(inode).is_some_and(|held| held.at <= number) {
                     self.absent.remove(inode);
+                }
+                // A change of a name in a directory touches the directory, too.
+                if self.listings.get(inode).is_some_and(|held| held.at <= number) {
+                    self.listings.remove(inode);
                 }
             }
             Key::Entry(parent, name) => {
@@ -325,6 +362,7 @@ impl Held {
             }),
         };
         self.absent.clear();
+        self.listings.remove(&directory);
         // Answers under way may be about any name in it.
         self.forgotten.known_from = self.forgotten.known_from.max(number + 1);
         known || !names.is_empty()
@@ -346,6 +384,8 @@ impl Held {
         self.attrs.clear();
         self.entries.clear();
         self.absent.clear();
+        self.listings.clear();
+        self.listed = 0;
         self.own.clear();
     }
 }

@@ -127,6 +127,25 @@ impl Client {
         }
     }
 
+    /// Entries of a directory after a name, and whether there are more, if the cache may answer.
+    pub fn peek_list(
+        &self,
+        directory: InodeId,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Option<(Vec<(Name, Attr)>, bool)> {
+        if self.holds_directory(directory) || self.has_untold(directory) {
+            return None; // what is held is listed without the cache
+        }
+        let names = self.cache.as_ref()?.with(&self.env, |held| held.listing(directory))?;
+        let from = after.map_or(0, |after| names.partition_point(|name| name <= after));
+        let page = names.get(from..)?.iter().take(limit);
+        // One by one: each answers only while nothing newer has been shown.
+        let entries: Option<Vec<_>> =
+            page.map(|name| Some((name.clone(), self.peek_lookup(directory, name)??))).collect();
+        entries.map(|entries| (entries, names.len() > from + limit))
+    }
+
     /// Whether the cache may answer that an inode has no extended attribute of this name.
     pub fn peek_lacks(&self, inode: InodeId, name: &[u8]) -> bool {
         if let Some(lacks) = self.behind_now().and_then(|behind| behind.peek_lacks(inode, name)) {

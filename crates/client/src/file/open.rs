@@ -9,6 +9,8 @@ mod flush;
 mod overlay;
 mod sight;
 
+pub(crate) use overlay::SMALL_MAX;
+
 use crate::client::Client;
 use crate::error::{ClientError, Result};
 use bytes::Bytes;
@@ -39,8 +41,11 @@ pub struct OpenFile {
     client: Arc<Client>,
     inode: InodeId,
     state: Mutex<State>,
-    /// Held by the one flush at a time.
-    flushing: tokio::sync::Mutex<()>,
+    /// Held by the one flush at a time that takes what waits and writes its blocks.
+    writing: tokio::sync::Mutex<()>,
+    /// Held by the one that commits them. It is taken before the other one is released, so that flushes commit in
+    /// their order.
+    committing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -55,8 +60,10 @@ struct State {
     /// A flush behind the writer's back could never succeed, and its bytes are gone: the next one to write or
     /// flush is told.
     lost: Option<ClientError>,
-    /// A flush behind the writer is under way.
+    /// A flush behind the writer takes what waits, or is about to.
     behind: bool,
+    /// A flush ended before it had committed what it took.
+    left: bool,
 }
 
 impl OpenFile {
@@ -66,7 +73,8 @@ impl OpenFile {
             client,
             inode,
             state: Mutex::default(),
-            flushing: tokio::sync::Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+            committing: tokio::sync::Mutex::default(),
         })
     }
 

@@ -188,6 +188,35 @@ fn nothing_is_answered_that_is_older_than_what_was_shown() {
     assert_eq!(cached.version(), Some(3));
 }
 
+/// All names of a directory are known until one of them, or the directory, is touched by anybody.
+#[test]
+fn a_listing_is_held_until_its_directory_changes() {
+    let mut cached = Cached::new();
+    let list = |cached: &mut Cached, after: Option<Name>, more, at| {
+        let question = FsQuery::ReadDir { inode: DIR, after, limit: 10 };
+        let entries = vec![(name("f"), attr(FILE, 1))];
+        cached.answered(&question, Ok(FsAnswer::Entries { entries, more }), at);
+    };
+    let names = |cached: &mut Cached| cached.held.listing(DIR).map(|names| names.to_vec());
+    list(&mut cached, None, true, 10);
+    list(&mut cached, Some(name("e")), false, 10);
+    assert_eq!(names(&mut cached), None, "a part is not all of it");
+    list(&mut cached, None, false, 10);
+    assert_eq!(names(&mut cached), Some(vec![name("f")]));
+    cached.apply(10, vec![write(OTHER, FILE)]);
+    assert_eq!(names(&mut cached), Some(vec![name("f")]), "its names are the same");
+    cached.apply(11, vec![named(OTHER, InodeId(8), "g")]);
+    assert_eq!(names(&mut cached), None);
+    list(&mut cached, None, false, 11);
+    assert_eq!(names(&mut cached), None, "it is from before that");
+    list(&mut cached, None, false, 12);
+    cached.made(12, 13, vec![(create(), told_of(2))]);
+    assert_eq!(names(&mut cached), None, "own changes count too");
+    list(&mut cached, None, false, 13);
+    cached.apply(13, vec![record(OTHER, ChangeKind::Delegate, DIR)]);
+    assert_eq!(names(&mut cached), None, "somebody else holds it");
+}
+
 #[test]
 fn names_are_held_present_and_absent() {
     let mut cached = Cached::new();

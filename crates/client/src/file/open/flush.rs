@@ -1,19 +1,20 @@
 //! Committing what was written to an open file: few commits, blocks written several at once, many small
 //! runs packed into one block.
 
-use super::overlay::Overlay;
+use super::overlay::{Overlay, Sealed};
 use super::{OpenFile, too_busy};
-use crate::behind::Rewrite;
+use crate::behind::{Block, Filling, Make};
 use crate::blocks::{Part, Written};
 use crate::client::Client;
 use crate::error::{ClientError, Result};
-use crate::meta::attr_of;
 use bytes::{Bytes, BytesMut};
-use everhold_proto::fs::{Attr, Content, Extent, FsOp, Source};
+use everhold_proto::fs::{Content, Extent, FsOp, Source};
 use everhold_proto::limits::{BLOCK_BYTES_MAX, COMMIT_EXTENTS_MAX, INLINE_BYTES_MAX};
 use everhold_proto::{InodeId, Kind, PolicyId};
 use futures_util::future::try_join_all;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 /// Bytes that travel inside one commit; more small runs share a block instead.
 const INLINE_TOTAL_MAX: usize = 32 << 10;
@@ -45,57 +46,110 @@ impl OpenFile {
         self.state.lock().behind = false;
     }
 
+    /// While one flush commits, the next one writes its blocks.
     async fn commit_waiting(self: &Arc<Self>, behind: bool) -> Result<()> {
         if self.is_clean() {
             return Ok(());
         }
-        let clock = self.client.env.clock;
-        let turn = clock.until(self.client.deadline(), self.flushing.lock()).await;
-        let _turn = turn.map_err(|_| too_busy())?;
-        // At most what an earlier flush left, and then everything else.
-        for _ in 0..2 {
-            let (runs, all) = {
-                let mut state = self.state.lock();
-                let runs = state.overlay.seal();
-                let all = state.overlay.dirty() == 0;
-                if all {
-                    state.dirty_since = None;
-                }
-                (runs, all)
-            };
-            if runs.is_empty() {
-                break;
-            }
-            let committed = self.client.commit_runs(self.inode, runs).await;
-            let mut state = self.state.lock();
-            state.sight = None;
-            state.changes += 1;
-            if let Err(e) = committed {
-                tracing::warn!(inode = %self.inode, error = %e, "a flush failed");
-                match is_final(&e) {
-                    true => {
-                        self.let_go(&mut state.overlay);
-                        state.lost = behind.then(|| e.clone());
-                    }
-                    false => drop(state.dirty_since.get_or_insert_with(|| clock.now())),
-                }
-                return Err(e);
-            }
-            self.let_go(&mut state.overlay);
-            if all {
-                break; // newer writes that came meanwhile are not this flush's
-            }
+        let (clock, deadline) = (self.client.env.clock, self.client.deadline());
+        let turn = clock.until(deadline, self.writing.lock()).await.map_err(|_| too_busy())?;
+        if self.state.lock().left {
+            let commits = clock.until(deadline, self.committing.lock()).await;
+            let _commits = commits.map_err(|_| too_busy())?;
+            self.state.lock().left = false;
+            self.commit_left(u64::MAX, behind).await?;
         }
+        let (sealed, number, alone) = self.seal();
+        // Whatever ends this early leaves what it took to the next one.
+        let mut unfinished = Unfinished { file: self, armed: true };
+        let staged = match sealed {
+            Some(sealed) => Some(self.client.stage(self.inode, sealed.runs, alone).await),
+            None => None,
+        };
+        let commits = clock.until(deadline, self.committing.lock()).await;
+        let _commits = commits.map_err(|_| too_busy())?;
+        if behind {
+            self.state.lock().behind = false; // the next one may write its blocks meanwhile
+        }
+        drop(turn);
+        let is_next = self.state.lock().overlay.oldest().is_some_and(|next| next.number == number);
+        match staged {
+            Some(staged) if is_next => self.finish(staged, behind).await?,
+            // An earlier flush left something: it goes first, and these blocks are not used.
+            _ => self.commit_left(number, behind).await?,
+        }
+        unfinished.armed = false;
         // Only who was not told yet is told, and only by one who can hear it.
         let lost = if behind { None } else { self.state.lock().lost.take() };
         lost.map_or(Ok(()), Err)
     }
 
-    /// What was sealed last needs no memory any more.
+    /// Takes everything that waits. Gives the number of what was taken last, and whether nothing else is on its way.
+    fn seal(&self) -> (Option<Sealed>, u64, bool) {
+        let mut state = self.state.lock();
+        let alone = state.overlay.oldest().is_none();
+        state.dirty_since = None;
+        (state.overlay.seal(), state.overlay.seals(), alone)
+    }
+
+    /// Commits what earlier flushes left, up to a number, and what was taken and is not under a commit.
+    async fn commit_left(self: &Arc<Self>, up_to: u64, behind: bool) -> Result<()> {
+        loop {
+            let oldest = self.state.lock().overlay.oldest().cloned();
+            let Some(sealed) = oldest.filter(|sealed| sealed.number <= up_to) else {
+                return Ok(());
+            };
+            let staged = self.client.stage(self.inode, sealed.runs, false).await;
+            self.finish(staged, behind).await?;
+        }
+    }
+
+    /// Commits the oldest of what was sealed.
+    async fn finish(self: &Arc<Self>, staged: Result<Vec<Staged>>, behind: bool) -> Result<()> {
+        let committed = match staged {
+            Ok(staged) => self.client.commit_staged(staged).await,
+            Err(e) => Err(e),
+        };
+        let mut state = self.state.lock();
+        state.sight = None;
+        state.changes += 1;
+        if let Err(e) = committed {
+            tracing::warn!(inode = %self.inode, error = %e, "a flush failed");
+            match is_final(&e) {
+                true => {
+                    self.let_go(&mut state.overlay);
+                    state.lost = behind.then(|| e.clone());
+                }
+                false => {
+                    let now = self.client.env.clock.now();
+                    state.dirty_since.get_or_insert(now);
+                }
+            }
+            return Err(e);
+        }
+        self.let_go(&mut state.overlay);
+        Ok(())
+    }
+
+    /// What was sealed first needs no memory any more.
     fn let_go(&self, overlay: &mut Overlay) {
         let before = overlay.held();
         overlay.committed();
         self.client.dirty.remove(before - overlay.held());
+    }
+}
+
+/// A flush that has not committed what it took.
+struct Unfinished<'a> {
+    file: &'a OpenFile,
+    armed: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.file.state.lock().left = true;
+        }
     }
 }
 
@@ -104,100 +158,115 @@ fn is_final(e: &ClientError) -> bool {
     e.fs().is_some() && matches!(e.kind(), Kind::NotFound | Kind::Full | Kind::Invalid)
 }
 
+/// A commit whose blocks are written.
+struct Staged {
+    policy: PolicyId,
+    written: Vec<Written>,
+    make: Make,
+}
+
 impl Client {
-    /// Makes runs of bytes part of a file: ascending, not overlapping, each at most a block.
-    async fn commit_runs(
+    /// Writes the blocks that make runs of bytes part of a file. `alone`: nothing else of it is on its way.
+    async fn stage(
         self: &Arc<Self>,
         inode: InodeId,
         runs: Vec<(u64, Bytes)>,
-    ) -> Result<Option<Attr>> {
+        alone: bool,
+    ) -> Result<Vec<Staged>> {
+        let deadline = self.deadline();
         let batches = batches(runs);
         let policy = match batches.iter().all(|b| b.whole.is_empty() && b.packed.is_empty()) {
             true => PolicyId::default(), // not asked for: nothing goes into a block
             false if self.view.map().policies.len() <= 1 => PolicyId(0),
             false => self.attr(inode).await?.policy,
         };
-        let mut attr = None;
-        for batch in batches {
-            attr = Some(self.commit_batch(inode, policy, batch).await?);
+        let mut fillings: Vec<Filling> =
+            batches.into_iter().map(|batch| batch.filling(inode, policy)).collect();
+        if let Some(behind) = &self.behind
+            && alone
+            && let Some(filling) = fillings.pop_if(|filling| !filling.blocks.is_empty())
+        {
+            match fillings.is_empty() {
+                true => match behind.fill(self, inode, filling, deadline).await {
+                    Ok(_) => return Ok(Vec::new()),
+                    Err(filling) => fillings.push(filling),
+                },
+                false => fillings.push(filling),
+            }
         }
-        Ok(attr)
+        let count: usize = fillings.iter().map(|filling| filling.blocks.len()).sum();
+        // All at once or none: whoever waits for memory holds none.
+        let want = count.min(self.options.buffers.max(1));
+        let memory = self.memory.clone().acquire_many_owned(want as u32);
+        let memory = self.env.clock.until(deadline, memory).await?;
+        let mut memory = memory.map_err(|_| ClientError::new(Kind::Internal, "no memory"))?;
+        let mut staged = Vec::with_capacity(fillings.len());
+        for Filling { blocks, make, .. } in fillings {
+            let writes = blocks.into_iter().map(|block| {
+                let memory = memory.split(1);
+                self.write_one(policy, block, memory, deadline)
+            });
+            staged.push((try_join_all(writes.collect::<Vec<_>>()), make));
+        }
+        let all = staged.into_iter().map(|(writes, make)| async move {
+            Ok::<_, ClientError>(Staged { policy, written: writes.await?, make })
+        });
+        try_join_all(all).await
     }
 
-    async fn commit_batch(
-        self: &Arc<Self>,
-        inode: InodeId,
-        policy: PolicyId,
-        batch: Batch,
-    ) -> Result<Attr> {
+    async fn commit_staged(self: &Arc<Self>, staged: Vec<Staged>) -> Result<()> {
         let deadline = self.deadline();
-        let inline: Vec<Extent> = batch.inline.into_iter().map(inline_extent).collect();
-        let end = inline.iter().map(Extent::end);
-        let blocks = batch.whole.iter().chain(&batch.packed);
-        let end = end.chain(blocks.map(|(at, bytes)| at + bytes.len() as u64)).max().unwrap_or(0);
-        let commit = move |mut content: Content| {
+        for Staged { policy, written, make } in staged {
+            self.commit(policy, written, deadline, make).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes runs of a file as one block.
+    pub(crate) async fn write_one(
+        &self,
+        policy: PolicyId,
+        Block { offset, bytes, parts }: Block,
+        memory: Option<OwnedSemaphorePermit>,
+        deadline: Instant,
+    ) -> Result<Written> {
+        let mut written = self.write_block(policy, offset, bytes, memory, deadline).await?;
+        written.parts = parts;
+        Ok(written)
+    }
+}
+
+impl Batch {
+    /// What a file is to be filled with.
+    fn filling(self, inode: InodeId, policy: PolicyId) -> Filling {
+        let all = || self.inline.iter().chain(&self.whole).chain(&self.packed);
+        let size = all().map(|(at, bytes)| at + bytes.len() as u64).max().unwrap_or(0);
+        let allocated = all().map(|(_, bytes)| bytes.len() as u64).sum();
+        let inline: Vec<Extent> = self.inline.into_iter().map(inline_extent).collect();
+        let make = move |mut content: Content| {
             content.extents.extend(inline.iter().cloned());
             content.extents.sort_by_key(|e| e.offset);
             FsOp::Commit {
                 inode,
                 expected_version: None,
                 content,
-                size_at_least: end,
+                size_at_least: size,
                 append: false,
             }
         };
-        let count = batch.whole.len() + usize::from(!batch.packed.is_empty());
-        if count == 0 {
-            return attr_of(self.execute_by(commit(Content::default()), deadline).await?);
-        }
-        // All at once or none: whoever waits for memory holds none.
-        let want = count.min(self.options.buffers.max(1));
-        let memory = self.memory.clone().acquire_many_owned(want as u32);
-        let memory = self.env.clock.until(deadline, memory).await?;
-        let mut memory = memory.map_err(|_| ClientError::new(Kind::Internal, "no memory"))?;
-        let mut writes = Vec::with_capacity(count);
-        for (offset, bytes) in batch.whole {
-            writes.push(self.write_parts_of_block(
-                policy,
-                offset,
-                bytes,
-                Vec::new(),
-                memory.split(1),
-                deadline,
-            ));
-        }
-        if let Some((offset, _)) = batch.packed.first() {
-            let offset = *offset;
-            let (bytes, parts) = pack(&batch.packed);
-            let permit = memory.split(1);
-            writes.push(self.write_parts_of_block(policy, offset, bytes, parts, permit, deadline));
-        }
-        let written = try_join_all(writes).await?;
-        let Some(behind) = &self.behind else {
-            return self.commit(policy, written, deadline, commit).await;
-        };
-        let rewrite = Rewrite { policy, written, make: Box::new(commit) };
-        match behind.commit(self, inode, rewrite, deadline).await {
-            Ok(attr) => Ok(attr),
-            Err(Rewrite { written, make, .. }) => {
-                self.commit(policy, written, deadline, make).await
-            }
-        }
+        let blocks = blocks(self.whole, &self.packed);
+        Filling { policy, size, allocated, blocks, make: Box::new(make) }
     }
+}
 
-    async fn write_parts_of_block(
-        &self,
-        policy: PolicyId,
-        offset: u64,
-        bytes: Bytes,
-        parts: Vec<Part>,
-        memory: Option<tokio::sync::OwnedSemaphorePermit>,
-        deadline: tokio::time::Instant,
-    ) -> Result<Written> {
-        let mut written = self.write_block(policy, offset, bytes, memory, deadline).await?;
-        written.parts = parts;
-        Ok(written)
-    }
+/// The blocks of a commit: one for each large run, and one for all the small ones.
+fn blocks(whole: Vec<(u64, Bytes)>, packed: &[(u64, Bytes)]) -> Vec<Block> {
+    let whole = whole.into_iter().map(|(offset, bytes)| Block { offset, bytes, parts: vec![] });
+    let packed = packed.first().map(|(offset, _)| {
+        let (bytes, parts) = pack(packed);
+        Block { offset: *offset, bytes, parts }
+    });
+    whole.chain(packed).collect()
 }
 
 fn inline_extent((offset, bytes): (u64, Bytes)) -> Extent {

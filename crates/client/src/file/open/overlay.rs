@@ -6,21 +6,32 @@
 use crate::buffers::{Buffer, Buffers};
 use bytes::Bytes;
 use everhold_proto::limits::BLOCK_BYTES_MAX;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Runs end where blocks of a file that is written from its beginning end.
 const WINDOW: u64 = BLOCK_BYTES_MAX as u64;
 /// A run that grows beyond this takes a recycled buffer of a whole block.
-const SMALL_MAX: usize = 256 << 10;
+pub(crate) const SMALL_MAX: usize = 256 << 10;
 
 /// Bytes that wait for a commit.
 #[derive(Default)]
 pub(super) struct Overlay {
     runs: BTreeMap<u64, Run>,
-    /// Under a commit, or left by one that failed.
-    sealed: Vec<(u64, Bytes)>,
+    /// Under commits, or left by ones that failed: the oldest first.
+    sealed: VecDeque<Sealed>,
+    /// How often something was sealed.
+    seals: u64,
     /// Bytes in `runs`.
     dirty: usize,
+}
+
+/// Runs that one flush takes.
+#[derive(Clone)]
+pub(super) struct Sealed {
+    /// Rises from one to the next.
+    pub(super) number: u64,
+    /// Ascending, not overlapping, each at most a block.
+    pub(super) runs: Vec<(u64, Bytes)>,
 }
 
 enum Run {
@@ -36,7 +47,7 @@ impl Overlay {
 
     /// All bytes in memory, those on their way too.
     pub(super) fn held(&self) -> usize {
-        self.dirty + self.sealed.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+        self.dirty + self.sealed_runs().map(|(_, bytes)| bytes.len()).sum::<usize>()
     }
 
     /// Nothing waits and nothing is on its way.
@@ -47,7 +58,11 @@ impl Overlay {
     /// First offset after all of it.
     pub(super) fn end(&self) -> u64 {
         let runs = self.runs.last_key_value().map_or(0, |(at, run)| at + run.len());
-        self.sealed.iter().map(|(at, bytes)| at + bytes.len() as u64).fold(runs, u64::max)
+        self.sealed_runs().map(|(at, bytes)| at + bytes.len() as u64).fold(runs, u64::max)
+    }
+
+    fn sealed_runs(&self) -> impl Iterator<Item = &(u64, Bytes)> {
+        self.sealed.iter().flat_map(|sealed| &sealed.runs)
     }
 
     /// Takes bytes at an offset.
@@ -105,20 +120,33 @@ impl Overlay {
         self.runs.insert(start, joined);
     }
 
-    /// What a commit has to take: what the last one left, or else everything that waits. It stays
-    /// readable here until [`Overlay::committed`].
-    pub(super) fn seal(&mut self) -> Vec<(u64, Bytes)> {
-        if self.sealed.is_empty() {
-            let runs = std::mem::take(&mut self.runs);
-            self.sealed = runs.into_iter().map(|(at, run)| (at, run.into_bytes())).collect();
-            self.dirty = 0;
+    /// Takes everything that waits for a flush. It stays readable here until [`Overlay::committed`].
+    pub(super) fn seal(&mut self) -> Option<Sealed> {
+        let runs = std::mem::take(&mut self.runs);
+        self.dirty = 0;
+        if runs.is_empty() {
+            return None;
         }
-        self.sealed.clone()
+        self.seals += 1;
+        let runs = runs.into_iter().map(|(at, run)| (at, run.into_bytes())).collect();
+        let sealed = Sealed { number: self.seals, runs };
+        self.sealed.push_back(sealed.clone());
+        Some(sealed)
     }
 
-    /// What was sealed last is committed.
+    /// The number of what was sealed last.
+    pub(super) fn seals(&self) -> u64 {
+        self.seals
+    }
+
+    /// What was sealed first and is not committed.
+    pub(super) fn oldest(&self) -> Option<&Sealed> {
+        self.sealed.front()
+    }
+
+    /// What was sealed first is committed.
     pub(super) fn committed(&mut self) {
-        self.sealed.clear();
+        self.sealed.pop_front();
     }
 
     /// Whether `[from, to)` is all here.
@@ -127,8 +155,7 @@ impl Overlay {
         while at < to {
             let run = self.runs.range(..=at).next_back().map(|(start, run)| start + run.len());
             let sealed = self
-                .sealed
-                .iter()
+                .sealed_runs()
                 .filter(|(start, _)| *start <= at)
                 .map(|(start, bytes)| start + bytes.len() as u64)
                 .max();
@@ -147,7 +174,7 @@ impl Overlay {
             let (low, high) = (start.max(from), (start + length).min(to));
             (low < high).then(|| (low, (low - start) as usize..(high - start) as usize))
         };
-        for (start, bytes) in &self.sealed {
+        for (start, bytes) in self.sealed_runs() {
             if let Some((at, range)) = cut(*start, bytes.len() as u64) {
                 slices.push((at, bytes.slice(range)));
             }
@@ -251,14 +278,14 @@ mod tests {
                     }
                     Step::Seal => {
                         let mut last = 0;
-                        for (at, bytes) in overlay.seal() {
+                        for (at, bytes) in overlay.seal().map(|s| s.runs).unwrap_or_default() {
                             prop_assert!(at >= last);
                             last = at + bytes.len() as u64;
                             prop_assert!(at / WINDOW == (last - 1) / WINDOW, "a run in one window");
                         }
                     }
                     Step::Committed => {
-                        for (at, bytes) in std::mem::take(&mut overlay.sealed) {
+                        for (at, bytes) in overlay.oldest().map(|s| s.runs.clone()).unwrap_or_default() {
                             for (i, byte) in bytes.iter().enumerate() {
                                 below[(at - BASE) as usize + i] = Some(*byte);
                             }
@@ -284,7 +311,7 @@ mod tests {
         let pool = Buffers::default();
         let mut overlay = Overlay::default();
         overlay.write(10, &[1; 10], &pool);
-        overlay.seal();
+        assert_eq!(overlay.seal().unwrap().number, 1);
         overlay.write(15, &[2; 10], &pool);
         assert!(overlay.covers(10, 25));
         assert!(!overlay.covers(9, 25));
@@ -303,7 +330,7 @@ mod tests {
         for i in 0..16u64 {
             overlay.write(i * chunk.len() as u64, &chunk, &pool);
         }
-        let pieces = overlay.seal();
+        let pieces = overlay.seal().unwrap().runs;
         let total: usize = pieces.iter().map(|(_, b)| b.len()).sum();
         assert_eq!(total, 16 * chunk.len());
         assert!(pieces.iter().all(|(_, b)| b.iter().all(|b| *b == 7)));
