@@ -18,8 +18,9 @@ use tokio::time::Instant;
 /// How often the doubtful are tried, and how long they have to answer.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 const TRY_LIMIT: Duration = Duration::from_millis(1000);
-/// Nodes tried at a time: where more are silent, the brake is on.
-const TRIED_MAX: usize = 16;
+/// Nodes that one node tries at a time. Where more are silent, each node takes others of them, so that a leader of a
+/// large cluster hears of all and is not flooded.
+const TRIED_MAX: usize = 4;
 /// An answer says something for so long.
 const REACHED_FOR: Duration = Duration::from_secs(3);
 /// Calls to the leader that are remembered, for how long, and the fewest that tell something.
@@ -74,14 +75,27 @@ pub(crate) async fn run(node: Arc<Node>) {
     loop {
         node.env.clock.sleep(TRY_EVERY).await;
         let map = node.map.current();
-        let doubtful = map.nodes.values().filter(|other| {
-            matches!(other.state, NodeState::Suspect | NodeState::Down)
-                && other.address != node.address
-        });
-        let doubtful: Vec<_> =
-            doubtful.take(TRIED_MAX).map(|other| (other.id, other.address.clone())).collect();
+        let doubtful: Vec<_> = map
+            .nodes
+            .values()
+            .filter(|other| matches!(other.state, NodeState::Suspect | NodeState::Down))
+            .filter(|other| other.address != node.address)
+            .map(|other| (other.id, other.address.clone()))
+            .collect();
+        let own = node.registration.node().map_or(0, |id| id.0 as usize);
+        let doubtful = part_of(doubtful, own);
         join_all(doubtful.into_iter().map(|(id, address)| try_one(&node, id, address))).await;
     }
+}
+
+/// At most [`TRIED_MAX`] of them; nodes with other numbers take others.
+fn part_of<T>(mut all: Vec<T>, own: usize) -> Vec<T> {
+    if !all.is_empty() {
+        let by = own * TRIED_MAX % all.len();
+        all.rotate_left(by);
+    }
+    all.truncate(TRIED_MAX);
+    all
 }
 
 async fn try_one(node: &Node, id: NodeId, address: String) {
@@ -114,6 +128,16 @@ mod tests {
         assert_eq!(reach.answer_micros(now + CALLS_FOR), None);
         (0..CALLS_MIN - 1).for_each(|_| reach.called(ms(1), now));
         assert_eq!(reach.answer_micros(now + CALLS_FOR), None, "too few tell nothing");
+    }
+
+    /// A few nodes together try all.
+    #[test]
+    fn many_doubtful_nodes_are_shared() {
+        let tried: std::collections::BTreeSet<usize> =
+            (1..=5).flat_map(|own| part_of((0..18).collect(), own)).collect();
+        assert_eq!(tried.len(), 18);
+        assert_eq!(part_of((0..3).collect::<Vec<_>>(), 7).len(), 3);
+        assert!(part_of(Vec::<u8>::new(), 7).is_empty());
     }
 
     #[test]
