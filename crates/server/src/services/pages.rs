@@ -69,10 +69,13 @@ pub(crate) fn metrics_page(node: &Node) -> Reply {
     text_reply(text)
 }
 
+/// One of the figures of an admission.
+type Figure = fn(&Admitted) -> usize;
+
 /// What the node takes on at once, and what it sent away.
 fn admission(node: &Node, text: &mut String) {
     let all = [("blocks", &node.gates.work), ("metadata", &node.gates.metadata)];
-    let gauges: [(&str, &str, fn(&Admitted) -> usize); 3] = [
+    let gauges: [(&str, &str, Figure); 3] = [
         ("admission_limit", "work that may be under way at once, as it adapts", |a| a.limit),
         ("admission_under_way", "work under way", |a| a.under_way),
         ("admission_waiting", "work that waits for a place", |a| a.waiting),
