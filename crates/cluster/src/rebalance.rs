@@ -162,6 +162,36 @@ mod tests {
         assert!(worthwhile.moves <= exact.moves, "{} {}", worthwhile.moves, exact.moves);
     }
 
+    /// A second disk of a node gets its part of that node's places; a newcomer is not sent away before it is full, and
+    /// then the disk that it relieves leaves.
+    #[test]
+    fn places_move_between_disks_of_a_node() {
+        let mut map = grown(3, 0);
+        let (old, new) = (DiskId(1), DiskId(99));
+        let disk = everhold_proto::map::Disk { id: new, uuid: [99; 16], ..map.disks[&old].clone() };
+        map.disks.insert(new, disk);
+        let exact = forecast(&map, Evenness::Exact);
+        let after = |id| exact.shares.iter().find(|share| share.disk == id).map(|s| s.places_after);
+        assert_eq!((after(old), after(new), exact.moves), (Some(20), Some(20), 20));
+
+        let pg = map.pgs.keys().next().copied().expect("there are some");
+        let leaves = |map: &ClusterMap| {
+            plan(map, &Limits::default()).into_iter().find_map(|command| match command {
+                MapCommand::ChangePg { pg: of, change: PgChange::Leave(disk), .. } if of == pg => {
+                    Some(disk)
+                }
+                _ => None,
+            })
+        };
+        let joined = LogIndex(50);
+        let newcomer = Member { joined, complete: false, ..full(new) };
+        map.pgs.get_mut(&pg).expect("it is there").members.push(newcomer);
+        assert_eq!(leaves(&map), None);
+        let members = &mut map.pgs.get_mut(&pg).expect("it is there").members;
+        members.last_mut().expect("it joined").complete = true;
+        assert_eq!(leaves(&map), Some(old));
+    }
+
     /// What is even stays as it is.
     #[test]
     fn even_disks_are_left_alone() {
