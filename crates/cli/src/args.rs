@@ -79,12 +79,12 @@ pub(crate) enum Command {
     },
     /// State of the cluster: nodes, leader, redundancy, findings
     Status,
-    /// Nodes: list, start, stop, maintenance
+    /// Nodes: list, add, start, stop, maintenance, empty, remove
     #[command(subcommand)]
     Node(NodeCommand),
     /// What is not as it should be, how bad it is, and what to do; the exit code tells scripts
     Health,
-    /// Disks: list, empty, take back
+    /// Disks: list, add, empty, take back
     #[command(subcommand)]
     Disk(DiskCommand),
     /// How data is kept: copies, and the level that they are spread over
@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Read every copy back now and repair what is bad; without that, it happens over a week
     #[command(subcommand)]
     Scrub(ScrubCommand),
+    /// Make the disks as even as they can be; large differences are evened out without that
+    #[command(subcommand)]
+    Rebalance(RebalanceCommand),
     /// Placement groups
     #[command(subcommand)]
     Pg(PgCommand),
@@ -313,6 +316,8 @@ pub(crate) enum BenchMode {
 pub(crate) enum NodeCommand {
     /// All nodes
     Ls,
+    /// Say how a further node is started, and wait until it is part of the cluster
+    Add(NodeAddArgs),
     /// Start a stopped node of the local cluster
     Start {
         /// The node, such as 3 or n3
@@ -372,11 +377,77 @@ pub(crate) enum NodeCommand {
     },
 }
 
+/// `everhold node add`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeAddArgs {
+    /// The address that others will reach it at
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) address: String,
+    /// Its data directory
+    #[arg(long, default_value = "/var/lib/everhold")]
+    pub(crate) dir: PathBuf,
+    /// The address that it listens on, without the port
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
+    pub(crate) listen: String,
+    /// Region label
+    #[arg(long, default_value = "")]
+    pub(crate) region: String,
+    /// Zone label
+    #[arg(long, default_value = "")]
+    pub(crate) zone: String,
+    /// Rack label
+    #[arg(long, default_value = "")]
+    pub(crate) rack: String,
+    /// Host label
+    #[arg(long, default_value = "")]
+    pub(crate) host: String,
+    /// Most bytes to store; without it, what the file system has
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<ByteSize>,
+    /// Write a systemd unit here, to be copied to the machine
+    #[arg(long, value_name = "FILE")]
+    pub(crate) unit: Option<PathBuf>,
+    /// Do not wait for the node
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Give up after so many seconds
+    #[arg(long, default_value_t = 600)]
+    pub(crate) timeout: u64,
+}
+
+/// `everhold rebalance`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RebalanceCommand {
+    /// Make every move that makes the disks evener, and no other
+    Start {
+        /// Only say how much would move
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
+        /// Wait until it is done
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Leave it at what goes on by itself
+    Stop,
+    /// How even the disks are, and what is left to move
+    Status,
+}
+
 /// `everhold disk`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DiskCommand {
     /// All disks: node, state, space, places in placement groups, speed
     Ls,
+    /// A node takes one more disk into service, without a restart
+    Add {
+        /// The node, such as 3 or n3
+        node: NodeId,
+        /// Directory on the node, absolute and empty, usually where the device is mounted
+        path: String,
+        /// Most bytes to store; without it, what the file system has
+        #[arg(long, value_name = "SIZE")]
+        capacity: Option<ByteSize>,
+    },
     /// Empty a disk. Refused when too few nodes or zones would be left
     Drain {
         /// The disk, such as 3 or d3

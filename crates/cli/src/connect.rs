@@ -40,6 +40,16 @@ impl Admin {
         self.wire.call_idempotent(address, request, Instant::now() + ANSWER_LIMIT).await
     }
 
+    /// The same, of something that takes longer.
+    pub(crate) async fn node_within<R: Rpc>(
+        &self,
+        address: &str,
+        request: &R,
+        limit: Duration,
+    ) -> Result<R::Reply, Error> {
+        self.wire.call_idempotent(address, request, Instant::now() + limit).await
+    }
+
     /// Who a node is.
     pub(crate) async fn hello(&self, address: &str) -> Result<HelloReply, Error> {
         self.node(address, &rpc::Hello {}).await

@@ -1,22 +1,27 @@
-//! `everhold disk ls|drain`.
+//! `everhold disk ls|add|drain`.
 
 use crate::args::{DiskCommand, Global};
 use crate::connect::{Admin, LEADER_LIMIT};
 use crate::context::seeds;
-use crate::exit::CliResult;
+use crate::exit::{CliError, CliResult, Exit};
 use crate::output::{Table, json, line, size};
 use crate::status::node_views;
 use everhold_proto::command::MapCommand;
 use everhold_proto::map::{ClusterMap, DiskState, Fullness};
-use everhold_proto::rpc::{ChangeMap, ClusterStatus, DiskStatus, NodeStatus};
-use everhold_proto::{DiskId, NodeId};
+use everhold_proto::rpc::{AddDisk, ChangeMap, ClusterStatus, DiskStatus, NodeStatus};
+use everhold_proto::{ByteSize, DiskId, NodeId};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A new disk gets its first segment zeroed before it is in service.
+const ADD_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs one of them.
 pub(crate) async fn run(command: DiskCommand, global: &Global) -> CliResult {
     match command {
         DiskCommand::Ls => list(global).await,
+        DiskCommand::Add { node, path, capacity } => add(node, path, capacity, global).await,
         DiskCommand::Drain { disk, cancel } => drain(disk, cancel, global).await,
     }
 }
@@ -40,6 +45,11 @@ struct DiskView {
     formers: usize,
     blocks: Option<u64>,
     checksum_errors: Option<u64>,
+    /// Median times of the last seconds; `None`: too little work to tell.
+    write_micros: Option<u32>,
+    read_micros: Option<u32>,
+    /// The same, of calls of its node to the leader.
+    answer_micros: Option<u32>,
 }
 
 async fn list(global: &Global) -> CliResult {
@@ -50,8 +60,20 @@ async fn list(global: &Global) -> CliResult {
     if global.json {
         return json(&views);
     }
-    let titles =
-        ["DISK", "NODE", "STATE", ">USED", ">CAPACITY", ">PLACES", ">TO FILL", ">BLOCKS", "PATH"];
+    let titles = [
+        "DISK",
+        "NODE",
+        "STATE",
+        ">USED",
+        ">CAPACITY",
+        ">PLACES",
+        ">TO FILL",
+        ">BLOCKS",
+        ">WRITE",
+        ">READ",
+        ">ANSWER",
+        "PATH",
+    ];
     let mut table = Table::new(&titles);
     for view in views {
         let state = match view.fullness {
@@ -68,10 +90,17 @@ async fn list(global: &Global) -> CliResult {
             (view.members + view.formers).to_string(),
             view.incomplete.to_string(),
             view.blocks.map_or("-".into(), |blocks| blocks.to_string()),
+            millis(view.write_micros),
+            millis(view.read_micros),
+            millis(view.answer_micros),
             view.path.unwrap_or_else(|| "-".into()),
         ]);
     }
     table.print()
+}
+
+fn millis(micros: Option<u32>) -> String {
+    micros.map_or("-".into(), |micros| format!("{:.1} ms", f64::from(micros) / 1000.0))
 }
 
 fn views(status: &ClusterStatus, own: &BTreeMap<NodeId, NodeStatus>) -> Vec<DiskView> {
@@ -81,6 +110,7 @@ fn views(status: &ClusterStatus, own: &BTreeMap<NodeId, NodeStatus>) -> Vec<Disk
             status.disks.iter().find(|own| own.disk == disk.id).cloned()
         };
         let own = own.get(&disk.node).and_then(place);
+        let speed = status.speeds.iter().find(|speed| speed.disk == disk.id);
         let members: Vec<_> = map.pgs.values().filter_map(|pg| pg.member(disk.id)).collect();
         DiskView {
             id: disk.id,
@@ -95,9 +125,30 @@ fn views(status: &ClusterStatus, own: &BTreeMap<NodeId, NodeStatus>) -> Vec<Disk
             formers: map.pgs.values().filter(|pg| pg.formers.contains(&disk.id)).count(),
             blocks: own.as_ref().map(|own| own.blocks),
             checksum_errors: own.as_ref().map(|own| own.checksum_errors),
+            write_micros: speed.and_then(|speed| speed.write_micros),
+            read_micros: speed.and_then(|speed| speed.read_micros),
+            answer_micros: speed.and_then(|speed| speed.answer_micros),
         }
     };
     map.disks.values().map(view).collect()
+}
+
+async fn add(node: NodeId, path: String, capacity: Option<ByteSize>, global: &Global) -> CliResult {
+    let admin = Admin::new(&seeds(global)?);
+    let status = admin.status(LEADER_LIMIT).await?;
+    let Some(row) = status.map.nodes.get(&node) else {
+        let text = format!("the cluster has no node {node}");
+        return Err(CliError::new(Exit::NotFound, text, "see `everhold node ls`"));
+    };
+    let ask = AddDisk { path, capacity_bytes: capacity.map(|capacity| capacity.0) };
+    let added = admin.node_within(&row.address, &ask, ADD_LIMIT).await?;
+    if global.json {
+        return json(&serde_json::json!({ "disk": added.disk, "node": node, "path": ask.path }));
+    }
+    let disk = added.disk;
+    line(format!(
+        "disk {disk} on {node} is in service; copies move to it by themselves: `everhold rebalance status`"
+    ))
 }
 
 async fn drain(disk: DiskId, cancel: bool, global: &Global) -> CliResult {

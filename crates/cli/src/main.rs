@@ -23,6 +23,7 @@ mod mount;
 mod node;
 mod output;
 mod policy;
+mod rebalance;
 mod scrub;
 mod server;
 mod status;
@@ -87,6 +88,7 @@ async fn run(cli: Cli) -> CliResult {
         Command::Disk(command) => disk::run(command, &global).await,
         Command::Policy(command) => policy::run(command, &global).await,
         Command::Scrub(command) => scrub::run(command, &global).await,
+        Command::Rebalance(command) => rebalance::run(command, &global).await,
         Command::Events { limit, of } => views::events(&global, limit, &of).await,
         Command::Bench(args) => bench::run(args, &global).await,
         Command::Man { dir } => man::run(&dir),

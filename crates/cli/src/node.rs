@@ -1,5 +1,6 @@
 //! `everhold node`: what concerns processes on this machine is here, orders to the cluster in `orders`.
 
+mod add;
 mod orders;
 
 use crate::args::{Global, NodeCommand};
@@ -21,6 +22,7 @@ const SERVE_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) async fn run(command: NodeCommand, global: &Global) -> CliResult {
     match command {
         NodeCommand::Ls => views::nodes(global).await,
+        NodeCommand::Add(args) => add::run(args, global).await,
         NodeCommand::Start { node } => start(node, global).await,
         NodeCommand::Stop { node, kill } => stop(node, kill, global),
         NodeCommand::Maintenance { node, mode } => maintenance(node, mode == "on", global).await,

@@ -6,7 +6,7 @@ use crate::context::seeds;
 use crate::exit::CliResult;
 use crate::output::{Table, duration, json, line, rate, size};
 use everhold_proto::map::{Node, NodeState};
-use everhold_proto::rpc::{ClusterStatus, Finding, NodeStatus, RepairStatus};
+use everhold_proto::rpc::{BreakerStatus, ClusterStatus, Finding, NodeStatus, RepairStatus};
 use everhold_proto::{ClusterId, Epoch, NodeId};
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -49,6 +49,7 @@ struct StatusView<'a> {
     redundancy: &'a RepairStatus,
     brake: &'a Option<String>,
     health: &'a [Finding],
+    breakers: &'a [BreakerStatus],
     inodes: u64,
     bytes: u64,
 }
@@ -115,6 +116,7 @@ pub(crate) async fn run(global: &Global) -> CliResult {
             redundancy: &status.repair,
             brake: &status.brake,
             health: &status.health,
+            breakers: &status.breakers,
             inodes: status.inodes,
             bytes: status.bytes,
         });
@@ -131,6 +133,11 @@ pub(crate) async fn run(global: &Global) -> CliResult {
     line(redundancy(&status.repair))?;
     if let Some(reason) = &status.brake {
         line(format!("brake: bulk repair and deletion are held: {reason}"))?;
+    }
+    for breaker in &status.breakers {
+        let BreakerStatus { of, node, state, for_ms, reason } = breaker;
+        let lasted = duration(Duration::from_millis(*for_ms));
+        line(format!("breaker of {of:?} for {node}: {state} for {lasted}: {reason}"))?;
     }
     for finding in &status.health {
         line(format!("{:?}: {} → {}", finding.severity, finding.text, finding.remedy))?;

@@ -5,7 +5,9 @@ mod choice;
 mod get;
 mod plan;
 mod put;
+mod window;
 
 pub(crate) use choice::Choices;
 pub(crate) use plan::{Piece, plan};
 pub(crate) use put::{Part, Written};
+pub(crate) use window::Window;

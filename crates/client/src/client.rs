@@ -1,7 +1,7 @@
 //! The client of one cluster: its parts, how it connects, and what it does in the background.
 
 use crate::behind::{self, Behind};
-use crate::blocks::Choices;
+use crate::blocks::{Choices, Window};
 use crate::cache::{self, Cache};
 use crate::error::{ClientError, Result};
 use crate::file::Dirty;
@@ -14,7 +14,9 @@ use arc_swap::ArcSwap;
 use everhold_env::{Env, Task};
 use everhold_proto::fs::{FsAnswer, FsOp, FsQuery, FsReply, Owner};
 use everhold_proto::map::ClusterMap;
-use everhold_proto::rpc::{EndSession, Hello, OpenSession, RenewSession, ReportUnreachable, Rpc};
+use everhold_proto::rpc::{
+    BreakerStatus, EndSession, Hello, OpenSession, RenewSession, ReportUnreachable, Rpc,
+};
 use everhold_proto::{Error, Kind, NodeId};
 use parking_lot::Mutex;
 use std::sync::atomic::Ordering;
@@ -97,6 +99,8 @@ pub struct Client {
     pub(crate) budget: Budget,
     pub(crate) stats: Stats,
     pub(crate) choices: Choices,
+    /// How many blocks are under way at once.
+    pub(crate) window: Window,
     pub(crate) executes: Combiner<FsOp, FsReply>,
     pub(crate) queries: Combiner<FsQuery, FsAnswer>,
     /// With `follow`.
@@ -136,6 +140,7 @@ impl Client {
             budget: Budget::default(),
             stats: Stats::default(),
             choices: Choices::default(),
+            window: Window::new(&env, options.protected),
             cache: options.follow.then(|| Arc::new(Cache::new())),
             behind: (options.follow && options.write_behind).then(|| Arc::new(Behind::new())),
             executes: Combiner::default(),
@@ -183,6 +188,11 @@ impl Client {
     /// What the client did so far.
     pub fn stats(&self) -> StatsSnapshot {
         self.stats.snapshot()
+    }
+
+    /// Its circuit breakers that are not closed.
+    pub fn breakers(&self) -> Vec<BreakerStatus> {
+        self.peers.breakers(&self.options.name, self.env.clock.now())
     }
 
     /// The wire that it uses, for calls to particular nodes.
@@ -246,7 +256,7 @@ impl Client {
 
     async fn learn_cluster(&self, deadline: Instant) -> Result<()> {
         loop {
-            let address = self.view.whom_to_ask();
+            let address = self.view.whom_to_ask(self.env.clock.now()).address;
             let now = self.env.clock.now();
             let until = deadline.min(now + BACKGROUND_LIMIT);
             let error = match self.wire.try_call(&address, &Hello {}, until, true).await {
@@ -357,11 +367,12 @@ impl Client {
 
     async fn report(self: Arc<Self>) {
         let nodes = self.peers.unreachable();
-        if nodes.is_empty() {
+        let breakers = self.peers.breakers(&self.options.name, self.env.clock.now());
+        if nodes.is_empty() && breakers.is_empty() {
             return;
         }
         let deadline = self.env.clock.now() + BACKGROUND_LIMIT;
-        let report = ReportUnreachable { nodes, reporter: None };
+        let report = ReportUnreachable { nodes, reporter: None, breakers };
         if let Err(e) = self.ask_leader(&report, deadline, &mut Doubt::default()).await {
             tracing::debug!(error = %e, "unreachable nodes were not reported");
         }

@@ -9,6 +9,7 @@
 //!
 //! The feature `fuzzing` adds the module of that name, which `fuzz/` drives.
 
+mod admission;
 mod behind;
 mod blocks;
 mod buffers;
@@ -28,6 +29,7 @@ mod transfer;
 mod tree;
 pub mod wire;
 
+pub use admission::{Admission, AdmissionConfig, Admitted, Limit, LimitConfig, Place};
 pub use buffers::{Buffer, Buffers};
 pub use cache::Invalidate;
 pub use client::{Client, ClientOptions};

@@ -21,7 +21,7 @@ use everhold_proto::checksum::crc32c;
 use everhold_proto::codec::{FORMAT_VERSION, decode, encode};
 use everhold_proto::rpc::{self, Rpc, block};
 use everhold_proto::table::Ack;
-use everhold_proto::{BlockId, ClusterId, DiskId, Error, Generation, Kind, PgId, limits};
+use everhold_proto::{BlockId, ClusterId, DiskId, Error, Generation, Kind, PgId, Priority, limits};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -249,18 +249,19 @@ impl Wire {
         self.read_block(address, disk, pg, id, range, HeaderMap::new(), deadline).await
     }
 
-    /// A whole block for the repair of another disk, with the CRC32C of its bytes: whoever has it serves clients
-    /// first.
+    /// A whole block for another disk, with the CRC32C of its bytes: whoever has it serves more important work first.
     pub async fn fetch_block(
         &self,
         address: &str,
         disk: DiskId,
         pg: PgId,
         id: BlockId,
+        priority: Priority,
         deadline: Instant,
     ) -> Result<(Bytes, u32), WireError> {
         let mut headers = HeaderMap::new();
-        headers.insert(HeaderName::from_static(rpc::block::REPAIR), HeaderValue::from_static("1"));
+        let name = HeaderValue::from_static(priority.name());
+        headers.insert(HeaderName::from_static(block::PRIORITY), name);
         self.read_block(address, disk, pg, id, None, headers, deadline).await
     }
 

@@ -1,7 +1,7 @@
 //! What an operator should know, and what to do about it.
 
 use everhold_proto::map::{ClusterMap, DiskState, Fullness, Node, NodeState, Pg, Policy};
-use everhold_proto::rpc::{Finding, RepairStatus, Severity};
+use everhold_proto::rpc::{BreakerStatus, Finding, RepairStatus, Severity};
 use everhold_proto::{DiskId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +11,7 @@ pub fn findings(
     repair: &RepairStatus,
     brake: Option<&str>,
     voters: &BTreeSet<NodeId>,
+    breakers: &[BreakerStatus],
 ) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
     if let Some(why) = brake {
@@ -22,6 +23,7 @@ pub fn findings(
     }
     findings.redundancy(map, repair);
     findings.nodes(map);
+    findings.breakers(breakers);
     findings.disks(map);
     findings.metadata(map, voters);
     findings.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -99,9 +101,11 @@ impl Findings {
                     "end it with `everhold node maintenance off` when the work is done",
                 ),
                 NodeState::Up => {}
-                NodeState::Suspect => {
-                    self.add(Severity::Info, format!("{id} is suspect: {reason}"), "none yet");
-                }
+                NodeState::Suspect => self.add(
+                    Severity::Info,
+                    format!("{id} is suspect: {reason}"),
+                    "none yet; if it stays, look at the node and its network",
+                ),
                 NodeState::Down | NodeState::Out => self.add(
                     Severity::Warning,
                     format!("{id} ({}) is {state}: {reason}", node.address),
@@ -111,7 +115,49 @@ impl Findings {
         }
     }
 
+    /// Clients that go round a node, one finding for each node. A client alone may have its own trouble.
+    fn breakers(&mut self, breakers: &[BreakerStatus]) {
+        let mut nodes: BTreeMap<NodeId, Vec<&BreakerStatus>> = BTreeMap::new();
+        for breaker in breakers {
+            nodes.entry(breaker.node).or_default().push(breaker);
+        }
+        for (node, open) in nodes {
+            let Some(longest) = open.iter().max_by_key(|breaker| breaker.for_ms) else { continue };
+            let BreakerStatus { of, state, for_ms, reason, .. } = longest;
+            let more = match open.len() - 1 {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            self.add(
+                Severity::Info,
+                format!(
+                    "{of:?}{more} goes round {node}: breaker {state} for {:.1} s: {reason}",
+                    *for_ms as f64 / 1000.0
+                ),
+                "none as long as it closes again; else look at the node and at the network to it",
+            );
+        }
+    }
+
+    /// A node all of whose disks are far slower than those of others is named once, as a node.
+    fn slow_nodes(&mut self, map: &ClusterMap) {
+        for node in map.nodes.values() {
+            if map.is_slow(node.id) {
+                self.add(
+                    Severity::Warning,
+                    format!(
+                        "{} ({}) is far slower than its peers, with all its disks; reads and writes go round it",
+                        node.id, node.address
+                    ),
+                    "look at its network, processor and disks; `everhold node drain` empties it, and it counts again \
+                     once it is as fast",
+                );
+            }
+        }
+    }
+
     fn disks(&mut self, map: &ClusterMap) {
+        self.slow_nodes(map);
         for disk in map.disks.values() {
             let what = format!("{} on {}", disk.id, disk.node);
             match disk.state {
@@ -126,7 +172,7 @@ impl Findings {
                 DiskState::Slow => self.add(
                     Severity::Warning,
                     format!("{what} is far slower than its peers; reads and writes go round it"),
-                    "look at the device; `everhold disk drain` empties it, and it counts again once it is as fast",
+                    "`everhold events --of` the disk tells what was slow; look at the device, or at its node; `everhold disk drain` empties it, and it counts again once it is as fast",
                 ),
                 DiskState::In => {}
             }

@@ -4,7 +4,7 @@
 //! key-value transaction: [`create()`], [`map::apply`], [`table::apply`] and what a commit calls
 //! ([`table::judge`], [`table::admit`], [`table::reference`]); [`reads`] answers from the same rows. The
 //! *control* half looks at a map and at the time it is given, and proposes: [`detector`], [`brake`],
-//! [`slow`], [`placement`], [`repair`], [`voters`], [`health`].
+//! [`slow`], [`placement`], [`repair`], [`rebalance`], [`voters`], [`health`].
 //!
 //! **Invariant:** a proposal is only a proposal; every rule that keeps data safe is checked where the
 //! command is applied. **Invariant:** no clock, no randomness, no I/O here.
@@ -27,6 +27,7 @@ pub mod detector;
 pub mod brake;
 
 pub mod placement;
+pub mod rebalance;
 pub mod repair;
 
 pub mod voters;

@@ -11,11 +11,23 @@ mod moves;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use moves::leaver;
+
 use crate::placement::{self, Placement, replacement};
 use everhold_proto::command::{MapCommand, PgChange};
 use everhold_proto::map::{ClusterMap, DiskState, Fullness, Member, NodeState, Pg};
 use everhold_proto::planted::{self, Bug};
 use everhold_proto::{DiskId, Generation};
+
+/// How even the disks are to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Evenness {
+    /// A move is made when it is worth its cost: the source has a fifth more for its capacity than the target would have.
+    #[default]
+    Worthwhile,
+    /// Every move that makes the disks evener is made.
+    Exact,
+}
 
 /// What bounds a plan.
 #[derive(Clone, Debug)]
@@ -26,6 +38,8 @@ pub struct Limits {
     pub actions_max: usize,
     /// PGs in motion for evenness at a time.
     pub moves_max: usize,
+    /// How even the disks are to be.
+    pub evenness: Evenness,
     /// Log time.
     pub now_ms: u64,
     /// A disk whose node went Out, or came back, so lately keeps its places as former although the PGs are full
@@ -36,7 +50,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let (now_ms, former_keep_ms) = (u64::MAX, 120_000);
-        Limits { braked: false, actions_max: 64, moves_max: 4, now_ms, former_keep_ms }
+        let evenness = Evenness::default();
+        Limits { braked: false, actions_max: 64, moves_max: 4, evenness, now_ms, former_keep_ms }
     }
 }
 

@@ -1,4 +1,7 @@
-//! Fail-slow disks: those that answer, but far slower than their peers, for no reason of the load.
+//! Fail-slow disks and nodes: those that answer, but far slower than their peers, for no reason of the load.
+//!
+//! A node whose calls to the leader take far longer than those of the others has a slow link or processor, and all its
+//! disks are slow with it.
 //!
 //! The measure of a disk is the median time of its own writes and reads over the last seconds, held against
 //! the median of all other disks: what slows all down makes none slow. A disk that was slow has to be as fast as
@@ -22,12 +25,19 @@ pub struct SlowConfig {
     pub factor: u32,
     /// However fast the others are, a disk is not slow below this.
     pub floor: Duration,
+    /// However fast the others are, a node is not slow while its calls take less than this.
+    pub answer_floor: Duration,
     /// It has been so for this long.
     pub after: Duration,
     /// It is well when it takes at most this many times as long as the median of the others.
     pub recover_factor: u32,
     /// It has been so for this long; doubled each time that it was slow before.
     pub recover_after: Duration,
+    /// A disk that has been slow for so long is emptied, if the others can take what it holds: where they cannot, that is
+    /// refused when it is applied.
+    pub drain_after: Duration,
+    /// Which is tried again after so long.
+    pub drain_again: Duration,
     /// Fewest other disks that are needed to judge one.
     pub peers_min: usize,
     /// A disk that registered so lately is not judged: it opens its files, and catches up.
@@ -39,9 +49,12 @@ impl Default for SlowConfig {
         SlowConfig {
             factor: 5,
             floor: Duration::from_millis(10),
+            answer_floor: Duration::from_millis(150),
             after: Duration::from_millis(1500),
             recover_factor: 3,
             recover_after: Duration::from_secs(15),
+            drain_after: Duration::from_secs(600),
+            drain_again: Duration::from_secs(60),
             peers_min: 2,
             warm_up: Duration::from_secs(15),
         }
@@ -60,6 +73,9 @@ struct Watched {
     slow_since: Option<Duration>,
     well_since: Option<Duration>,
     relapses: u32,
+    /// Called slow by the map since then, as far as this leader saw.
+    called_slow: Option<Duration>,
+    drain_tried: Option<Duration>,
 }
 
 /// The judge of one term of leadership.
@@ -107,6 +123,10 @@ impl SlowDisks {
             if !self.is_warm(disk, now) {
                 continue;
             }
+            if let Some(drain) = self.drain(disk, now) {
+                verdicts.push(drain);
+                continue;
+            }
             let verdict = self.judge(disk.id, &disks, speeds);
             let Some((state, reason)) = self.conclude(disk, verdict, now) else { continue };
             if state == DiskState::Slow && (slow + 1) * SHARE > map.disks.len() {
@@ -129,19 +149,46 @@ impl SlowDisks {
         now.saturating_sub(watched.registered) >= self.config.warm_up
     }
 
+    /// Whether the disk has been slow for so long that it had better be emptied.
+    fn drain(&mut self, disk: &Disk, now: Duration) -> Option<MapCommand> {
+        let SlowConfig { drain_after, drain_again, .. } = self.config;
+        let watched = self.disks.entry(disk.id).or_default();
+        if disk.state != DiskState::Slow {
+            (watched.called_slow, watched.drain_tried) = (None, None);
+            return None;
+        }
+        let since = *watched.called_slow.get_or_insert(now);
+        let lasted = now.saturating_sub(since);
+        let again = watched.drain_tried.is_none_or(|at| now.saturating_sub(at) >= drain_again);
+        if lasted < drain_after || !again {
+            return None;
+        }
+        watched.drain_tried = Some(now);
+        let reason = format!("slow for {} minutes: it is emptied", lasted.as_secs() / 60);
+        Some(MapCommand::SetDiskState { disk: disk.id, state: DiskState::Draining, reason })
+    }
+
     fn judge(&self, id: DiskId, disks: &[&Disk], speeds: &BTreeMap<DiskId, DiskSpeed>) -> Verdict {
         let mut worst = Verdict::Unknown;
-        let kinds: [(&str, Figure); 2] =
-            [("writes", |speed| speed.write_micros), ("reads", |speed| speed.read_micros)];
-        for (what, micros) in kinds {
+        let (floor, answer_floor) = (self.config.floor, self.config.answer_floor);
+        let kinds: [(&str, Duration, Figure); 3] = [
+            ("writes", floor, |speed| speed.write_micros),
+            ("reads", floor, |speed| speed.read_micros),
+            ("answers of its node", answer_floor, |speed| speed.answer_micros),
+        ];
+        let node = disks.iter().find(|disk| disk.id == id).map(|disk| disk.node);
+        for (what, floor, micros) in kinds {
             let own = speeds.get(&id).and_then(micros);
-            let others = disks.iter().filter(|disk| disk.id != id && disk.state == DiskState::In);
+            // Disks of the same node share its link and its processor: they are no measure of it.
+            let others = disks.iter().filter(|disk| {
+                disk.id != id && Some(disk.node) != node && disk.state == DiskState::In
+            });
             let mut others: Vec<u32> =
                 others.filter_map(|disk| micros(speeds.get(&disk.id)?)).collect();
             let Some(own) = own.filter(|_| others.len() >= self.config.peers_min) else { continue };
             let middle = others.len() / 2;
             let usual = *others.select_nth_unstable(middle).1;
-            match self.compare(what, own, usual) {
+            match self.compare(what, floor, own, usual) {
                 slow @ Verdict::Slow(_) => return slow,
                 Verdict::Between => worst = Verdict::Between,
                 Verdict::Well if worst == Verdict::Unknown => worst = Verdict::Well,
@@ -151,8 +198,8 @@ impl SlowDisks {
         worst
     }
 
-    fn compare(&self, what: &str, own: u32, usual: u32) -> Verdict {
-        let floor = u32::try_from(self.config.floor.as_micros()).unwrap_or(u32::MAX);
+    fn compare(&self, what: &str, floor: Duration, own: u32, usual: u32) -> Verdict {
+        let floor = u32::try_from(floor.as_micros()).unwrap_or(u32::MAX);
         if own >= floor && own >= usual.saturating_mul(self.config.factor) {
             let ms = |micros: u32| f64::from(micros) / 1000.0;
             let text =

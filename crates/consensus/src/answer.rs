@@ -24,6 +24,7 @@ pub(crate) fn write_error(e: RaftError<Types, ClientWriteError<Types>>) -> Error
             kind: Kind::MaybeApplied,
             message: "leadership was lost before the outcome was known".into(),
             leader: to.leader_node.map(|node| node.address),
+            retry_after_ms: None,
         },
         RaftError::APIError(ClientWriteError::ChangeMembershipError(e)) => {
             Error::new(membership_kind(&e), e.to_string())

@@ -2,6 +2,10 @@
 //! what the caller must do, not what went wrong inside.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Longest pause that a peer may ask for: a caller with a deadline must be able to look again before it.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
 
 /// What the caller must do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,12 +46,14 @@ pub struct Error {
     pub message: String,
     /// `HOST:PORT` of the metadata leader, with [`Kind::NotLeader`] when it is known.
     pub leader: Option<String>,
+    /// With [`Kind::Busy`]: do not ask again sooner than after so many milliseconds.
+    pub retry_after_ms: Option<u32>,
 }
 
 impl Error {
     /// An error of `kind` with a message for a person.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), leader: None }
+        Error { kind, message: message.into(), leader: None, retry_after_ms: None }
     }
 
     /// "Ask the leader", with its address when it is known.
@@ -56,7 +62,21 @@ impl Error {
             kind: Kind::NotLeader,
             message: "this node is not the metadata leader".into(),
             leader,
+            retry_after_ms: None,
         }
+    }
+
+    /// "Overloaded", with the time after which it is worth asking again.
+    pub fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
+        let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+        let error = Error::new(Kind::Busy, message);
+        Error { retry_after_ms: Some(retry_after_ms), ..error }
+    }
+
+    /// How long to leave the peer alone, if it said so; never longer than a second, whatever it says.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let asked = Duration::from_millis(self.retry_after_ms?.into());
+        (self.kind == Kind::Busy).then(|| asked.min(RETRY_AFTER_MAX))
     }
 
     /// Whether the same request may be sent again without knowing more: nothing was applied.
@@ -79,5 +99,21 @@ impl Kind {
             Kind::Full => 507,
             Kind::Corrupt | Kind::MaybeApplied | Kind::Internal => 500,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only `Busy` asks for a pause, and no peer can ask for a long one.
+    #[test]
+    fn pauses_are_bounded() {
+        let busy = |ms| Error::busy("full", Duration::from_millis(ms)).retry_after();
+        assert_eq!(busy(20), Some(Duration::from_millis(20)));
+        assert_eq!(busy(u64::MAX), Some(RETRY_AFTER_MAX));
+        let other = Error { kind: Kind::Retry, ..Error::busy("full", Duration::from_millis(20)) };
+        assert_eq!(other.retry_after(), None);
+        assert_eq!(Error::new(Kind::Busy, "full").retry_after(), None);
     }
 }

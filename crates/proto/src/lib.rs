@@ -21,6 +21,7 @@ pub mod kv;
 pub mod limits;
 pub mod map;
 pub mod planted;
+pub mod priority;
 pub mod rpc;
 pub mod table;
 pub mod tables;
@@ -31,4 +32,5 @@ pub use ids::{
     BlockId, ClusterId, DiskId, DiskSession, Epoch, Generation, InodeId, LogIndex, NodeId, PgId,
     PolicyId, RaftId, SessionId, ShardId,
 };
+pub use priority::Priority;
 pub use units::{ByteSize, Stamp, Timestamp};

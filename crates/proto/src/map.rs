@@ -324,6 +324,12 @@ impl ClusterMap {
         disks.peek().is_some() && disks.all(leaves)
     }
 
+    /// Whether all disks of a node that has several are far slower than those of others: then it is the node that is slow.
+    pub fn is_slow(&self, node: NodeId) -> bool {
+        let disks: Vec<&Disk> = self.disks.values().filter(|disk| disk.node == node).collect();
+        disks.len() > 1 && disks.iter().all(|disk| disk.state == DiskState::Slow)
+    }
+
     /// Number of distinct failure domains of `level` that `disks` stand in.
     pub fn domains_of(&self, level: Spread, disks: impl IntoIterator<Item = DiskId>) -> usize {
         let nodes = disks.into_iter().filter_map(|disk| self.node_of(disk));

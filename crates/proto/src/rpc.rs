@@ -244,12 +244,16 @@ pub struct Heartbeat {
     pub disks: Vec<DiskUsage>,
     /// Peers it could not reach lately.
     pub unreachable: Vec<NodeId>,
+    /// Of the peers that the map does not call Up, those that answered this node lately.
+    pub reached: Vec<NodeId>,
     /// Repair going on.
     pub repair: RepairProgress,
     /// The node is stopping on purpose, now.
     pub leaving: bool,
     /// How fast its disks answered lately; none for disks without enough work to tell.
     pub speeds: Vec<DiskSpeed>,
+    /// Disks that have failed while the node goes on with others, and why.
+    pub failed: Vec<(DiskId, String)>,
 }
 
 /// How fast a disk answered in the last seconds.
@@ -261,6 +265,9 @@ pub struct DiskSpeed {
     pub write_micros: Option<u32>,
     /// Median time of a read of a block from the disk; `None`: too few.
     pub read_micros: Option<u32>,
+    /// Median time of the last calls of its node to the leader; `None`: too few. A node whose link or processor is
+    /// far slower than those of the others shows here.
+    pub answer_micros: Option<u32>,
 }
 
 /// Repair on one node.
@@ -434,15 +441,54 @@ pub struct MayDeleteReply {
 }
 rpc!(MayDelete => MayDeleteReply, "Cluster/MayDelete");
 
-/// A client or node could not reach a node.
+/// A client or node could not reach a node, or goes round it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReportUnreachable {
-    /// Whom.
+    /// Whom it could not reach.
     pub nodes: Vec<NodeId>,
     /// The reporter, when it is a node.
     pub reporter: Option<NodeId>,
+    /// Its circuit breakers that are not closed.
+    pub breakers: Vec<BreakerStatus>,
 }
 rpc!(ReportUnreachable => (), "Cluster/ReportUnreachable");
+
+/// A circuit breaker that is not closed: somebody goes round a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerStatus {
+    /// Whose it is: what the client calls itself.
+    pub of: String,
+    /// The node that it goes round.
+    pub node: NodeId,
+    /// What it does.
+    pub state: BreakerState,
+    /// For so long.
+    pub for_ms: u64,
+    /// Why it opened.
+    pub reason: String,
+}
+
+/// What a circuit breaker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// Work flows.
+    Closed,
+    /// A probe, or a few calls, find out whether it may close.
+    HalfOpen,
+    /// Nothing is sent.
+    Open,
+}
+
+impl std::fmt::Display for BreakerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            BreakerState::Closed => "closed",
+            BreakerState::HalfOpen => "half-open",
+            BreakerState::Open => "open",
+        })
+    }
+}
 
 // ---- administration, any node forwards or redirects to the leader ----
 
@@ -455,6 +501,61 @@ rpc!(ChangeMap => (), "Admin/ChangeMap");
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GetStatus {}
 rpc!(GetStatus => ClusterStatus, "Admin/GetStatus");
+
+/// A rebalance: moves for evenness beyond those that go on by themselves. The leader remembers the order until the disks
+/// are even or it leads no more; given again, it changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebalance {
+    /// What to do.
+    pub order: RebalanceOrder,
+}
+/// What to do about a rebalance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RebalanceOrder {
+    /// Tell how it is.
+    Look,
+    /// Make the disks as even as they can be.
+    Start,
+    /// Leave it at what goes on by itself. What is on the move ends.
+    Stop,
+}
+rpc!(Rebalance => RebalanceStatus, "Admin/Rebalance");
+
+/// How even the disks are, and what would move.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceStatus {
+    /// An operator asked for it, and it is not done.
+    pub ordered: bool,
+    /// Why nothing moves now, if so.
+    pub held: Option<String>,
+    /// Groups that are on the move now, for whatever reason.
+    pub in_motion: u64,
+    /// Places that will move by themselves, and bytes that are copied for it.
+    pub moves: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Places that would move in all until the disks are as even as they can be.
+    pub exact_moves: u64,
+    /// Bytes of these.
+    pub exact_bytes: u64,
+    /// Each disk's part, now and when they are as even as they can be.
+    pub shares: Vec<DiskShare>,
+}
+
+/// How many places in groups a disk has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskShare {
+    /// The disk.
+    pub disk: DiskId,
+    /// Its node.
+    pub node: NodeId,
+    /// What it can hold.
+    pub capacity_bytes: u64,
+    /// Now.
+    pub places: u64,
+    /// When the disks are even.
+    pub places_after: u64,
+}
 
 /// The last events, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -485,6 +586,10 @@ pub struct ClusterStatus {
     pub brake: Option<String>,
     /// Findings, the most severe first.
     pub health: Vec<Finding>,
+    /// Circuit breakers of clients that are not closed, as far as the leader was told.
+    pub breakers: Vec<BreakerStatus>,
+    /// How fast the disks answered lately.
+    pub speeds: Vec<DiskSpeed>,
     /// Totals of the tree.
     pub inodes: u64,
     /// Live bytes in files.
@@ -589,6 +694,18 @@ pub struct RetireLearner {
 }
 rpc!(RetireLearner => (), "Node/RetireLearner");
 
+/// The node takes one more disk into service, without a restart. Asked again for a directory that it serves already, it
+/// tells that disk. Refused (`Invalid`) when the directory is not there, not empty and no disk of this node, or within
+/// another one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddDisk {
+    /// Absolute path of the directory on the node, usually where the device is mounted.
+    pub path: String,
+    /// Bytes that it may hold; by default what the file system has.
+    pub capacity_bytes: Option<u64>,
+}
+rpc!(AddDisk => RegisteredDisk, "Node/AddDisk");
+
 /// What a node knows of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GetNodeStatus {}
@@ -677,8 +794,9 @@ pub mod block {
     pub const PREFIX: &str = "/blocks/";
     /// CRC32C of the body, 8 hexadecimal digits.
     pub const CRC: &str = "everhold-crc32c";
-    /// Present on a read that is for the repair of another disk: clients are served before it.
-    pub const REPAIR: &str = "everhold-repair";
+    /// A [`crate::Priority`] by name; absent: `foreground`. Reads for the repair of other disks, and moves, say so:
+    /// clients are served before them.
+    pub const PRIORITY: &str = "everhold-priority";
     /// Generation of the PG that the writer goes by; the node refreshes its map when it has an older one.
     pub const GENERATION: &str = "everhold-generation";
 }

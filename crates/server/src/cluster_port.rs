@@ -12,7 +12,7 @@ use everhold_proto::rpc::{
     ReportRepaired, TablePage, TablePageReply,
 };
 use everhold_proto::table::{BlockEntry, Missing, PgWork};
-use everhold_proto::{DiskId, Error, Kind, PgId};
+use everhold_proto::{DiskId, Error, Kind, PgId, Priority};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -90,7 +90,9 @@ impl Cluster for ClusterPort {
         let peer = map.node_of(from).ok_or_else(unknown)?;
         let now = node.env.clock.now();
         let deadline = now + FETCH_LIMIT;
-        let got = node.wire.fetch_block(&peer.address, from, pg, block.id, deadline).await;
+        let priority = priority_of(&map, pg);
+        let got =
+            node.wire.fetch_block(&peer.address, from, pg, block.id, priority, deadline).await;
         match got {
             Ok((data, crc)) if data.len() == block.length as usize && crc == block.crc => Ok(data),
             Ok(_) => {
@@ -105,4 +107,14 @@ impl Cluster for ClusterPort {
             }
         }
     }
+}
+
+/// What a copy is fetched for: a group that has its copies without it is merely being moved.
+fn priority_of(map: &ClusterMap, pg: PgId) -> Priority {
+    let moved = map.pgs.get(&pg).is_some_and(|pg| {
+        let copies = map.policies.get(&pg.policy).map_or(1, |policy| usize::from(policy.copies));
+        let full = pg.members.iter().filter(|m| m.is_full() && map.is_reachable(m.disk));
+        full.count() >= copies
+    });
+    if moved { Priority::Rebalance } else { Priority::Repair }
 }

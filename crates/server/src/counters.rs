@@ -59,6 +59,22 @@ impl Counters {
     }
 }
 
+/// Writes one metric for each value of a label.
+pub(crate) fn labelled(
+    out: &mut String,
+    name: &str,
+    help: &str,
+    kind: &str,
+    label: &str,
+    values: impl IntoIterator<Item = (String, f64)>,
+) {
+    // Writing to a String cannot fail.
+    let _infallible = write!(out, "# HELP everhold_{name} {help}\n# TYPE everhold_{name} {kind}\n");
+    for (value, number) in values {
+        let _infallible = writeln!(out, "everhold_{name}{{{label}=\"{value}\"}} {number}");
+    }
+}
+
 /// Writes one metric without labels.
 pub(crate) fn metric(out: &mut String, name: &str, help: &str, kind: &str, value: f64) {
     // Writing to a String cannot fail.
@@ -71,6 +87,16 @@ pub(crate) fn metric(out: &mut String, name: &str, help: &str, kind: &str, value
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn renders_labels() {
+        let mut text = String::new();
+        let values = [("scrub".to_owned(), 2.0), ("repair".to_owned(), 0.5)];
+        labelled(&mut text, "shed", "sent away", "counter", "priority", values);
+        let expected = "# HELP everhold_shed sent away\n# TYPE everhold_shed counter\n\
+                        everhold_shed{priority=\"scrub\"} 2\neverhold_shed{priority=\"repair\"} 0.5\n";
+        assert_eq!(text, expected);
+    }
 
     #[test]
     fn renders_prometheus_text() {

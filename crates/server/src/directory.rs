@@ -4,13 +4,14 @@
 //! node.json   who this node is: format, cluster, node id, uuid, addresses of peers
 //! lock        held (flock) while a server runs
 //! pid         process id of that server
-//! disk0/      the block store
+//! disk0/      the block store; further disks are where `disk add` was told, each in a directory `everhold` there
 //! raft/       Raft log and replicated state, while the node is in Raft
 //! ```
 //!
 //! **Invariant:** the uuid is durable before it is first sent to anyone, so that a node that crashes
 //! while it registers comes back as the same node.
 
+use crate::disks::DISKS_MAX;
 use crate::error::StartError;
 use everhold_env::Env;
 use everhold_proto::codec::FORMAT_VERSION;
@@ -42,6 +43,9 @@ pub(crate) struct NodeFile {
     pub(crate) disk_uuid: String,
     /// The id of the disk in `disk0/`, once it registered.
     pub(crate) disk: Option<DiskId>,
+    /// Disks that were added later.
+    #[serde(default)]
+    pub(crate) more_disks: Vec<DiskFile>,
     /// The node's seat in Raft; the log in `raft/` is this one's.
     pub(crate) raft: Option<RaftId>,
     /// The highest Raft id that a log was ever made for here: none is made twice, because a lost log
@@ -56,6 +60,26 @@ pub(crate) struct NodeFile {
     pub(crate) marks: Vec<u64>,
     /// Addresses of the other nodes when last seen: whom to ask after a restart.
     pub(crate) peers: Vec<String>,
+}
+
+/// A disk beside the one in `disk0/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiskFile {
+    /// The directory that an operator gave.
+    pub(crate) path: PathBuf,
+    /// Its mark, 32 hexadecimal digits.
+    pub(crate) uuid: String,
+    /// Its id, once it registered.
+    pub(crate) disk: Option<DiskId>,
+    /// Bytes that it may hold; by default what the file system has.
+    pub(crate) capacity_bytes: Option<u64>,
+}
+
+impl DiskFile {
+    /// The bytes of its mark.
+    pub(crate) fn uuid(&self) -> Option<[u8; 16]> {
+        self.uuid.parse::<ClusterId>().ok().map(|id| id.0)
+    }
 }
 
 impl NodeFile {
@@ -152,12 +176,15 @@ async fn save(env: &Env, path: &Path, file: &NodeFile) -> io::Result<()> {
     env.disk.write_atomic(path, &text).await
 }
 
+/// A mark that nobody else has.
+pub(crate) fn draw_mark(env: &Env) -> String {
+    let mut uuid = [0; 16];
+    env.entropy.fill(&mut uuid);
+    ClusterId(uuid).to_string()
+}
+
 fn fresh(env: &Env) -> NodeFile {
-    let draw = || {
-        let mut uuid = [0; 16];
-        env.entropy.fill(&mut uuid);
-        ClusterId(uuid).to_string()
-    };
+    let draw = || draw_mark(env);
     NodeFile {
         format: FORMAT_VERSION,
         uuid: draw(),
@@ -166,6 +193,7 @@ fn fresh(env: &Env) -> NodeFile {
         node: None,
         bootstrap: None,
         disk: None,
+        more_disks: Vec::new(),
         raft: None,
         raft_used: RaftId(0),
         boot: 0,
@@ -194,6 +222,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<NodeFile, StartError> {
     let node: NodeFile = serde_json::from_value(value).map_err(|e| fail(e.to_string()))?;
     if node.uuid().is_none()
         || node.disk_uuid().is_none()
+        || node.more_disks.iter().any(|disk| disk.uuid().is_none())
+        || node.more_disks.len() >= DISKS_MAX
         || (node.cluster.is_some() && node.cluster().is_none())
     {
         return Err(fail("uuid or cluster is not 32 hexadecimal digits".into()));

@@ -11,6 +11,6 @@ mod patient;
 mod reply;
 
 pub(crate) use body::{read_body, read_frames};
-pub(crate) use gate::{Budget, Gate};
+pub(crate) use gate::{Budget, Gate, WAIT_MAX};
 pub(crate) use listener::{Connection, Handler, HttpLimits, serve};
 pub(crate) use reply::{Encoding, Reply, bytes_reply, error_reply, text_reply, value_reply};

@@ -8,12 +8,14 @@
 //!
 //! The feature `fuzzing` adds the module of that name, which `fuzz/` drives.
 
+mod attach;
 mod cluster_port;
 mod config;
 mod contact;
 mod counters;
 mod directory;
 mod disk;
+mod disks;
 mod error;
 mod feed;
 mod http;
@@ -25,6 +27,7 @@ mod metadata;
 mod node;
 mod process;
 mod raft;
+mod reach;
 mod router;
 mod server;
 mod services;

@@ -12,9 +12,10 @@ use crate::node::Node;
 use crate::repair::{DiskWorkers, LocalDisk, REPAIR_BYTES_MAX, ScrubPace, ports};
 use crate::{cluster_port::ClusterPort, store_port::StorePort};
 use everhold_proto::command::{Answer, Command, MapCommand};
-use everhold_proto::map::Policy;
+use everhold_proto::map::{NodeState, Policy};
 use everhold_proto::rpc::{
-    GetMap, Heartbeat, HeartbeatReply, RegisterDisk, RegisterNode, RegisteredDisk,
+    DiskSpeed, GetMap, GotMap, Heartbeat, HeartbeatReply, RegisterDisk, RegisterNode,
+    RegisteredDisk,
 };
 use everhold_proto::{Epoch, Error, Kind, NodeId, PolicyId, RaftId};
 use futures_util::FutureExt;
@@ -22,7 +23,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 /// Signs of life are this far apart: five a second, so that the detector has a rhythm to judge.
@@ -35,27 +36,40 @@ const REGISTER_LIMIT: Duration = Duration::from_secs(10);
 const REGISTER_PAUSE_MS: u64 = 200;
 /// The map is asked for again after a failure.
 const MAP_LIMIT: Duration = Duration::from_secs(2);
+/// Each of those who are asked for it gets so long, and so many peers are asked when the leader does not answer.
+const MAP_TRY: Duration = Duration::from_millis(500);
+const MAP_PEERS_MAX: usize = 3;
 /// The node that creates a cluster.
 pub(crate) const FIRST_NODE: NodeId = NodeId(1);
 /// Its identity in Raft.
 pub(crate) const FIRST_RAFT: RaftId = RaftId(1);
 
 /// Registers, starts the disks' workers, and then gives signs of life for ever.
-pub(crate) async fn run(node: Arc<Node>, wanted: watch::Sender<Epoch>) {
+pub(crate) async fn run(
+    node: Arc<Node>,
+    wanted: watch::Sender<Epoch>,
+    mut added: mpsc::Receiver<Arc<DiskSeat>>,
+) {
     if let Err(e) = join(&node).await {
         return node.fail(Fatal::Refused(e.to_string()));
     }
     let memory = Arc::new(Semaphore::new(REPAIR_BYTES_MAX));
     let cluster: Arc<dyn ports::Cluster> = Arc::new(ClusterPort::new(node.clone()));
     let mut running = Vec::new();
-    for seat in &node.disks {
+    for seat in node.disks.all().iter() {
         match commission(&node, seat, &cluster, &memory).await {
             Ok(workers) => running.push(workers),
             Err(e) => return node.fail(Fatal::Refused(e.to_string())),
         }
     }
     loop {
-        for (seat, workers) in node.disks.iter().zip(&running) {
+        while let Ok(seat) = added.try_recv() {
+            match commission(&node, &seat, &cluster, &memory).await {
+                Ok(workers) => running.push(workers),
+                Err(e) => return node.fail(Fatal::Refused(e.to_string())),
+            }
+        }
+        for (seat, workers) in node.disks.all().iter().zip(&running) {
             for (name, status) in workers.statuses() {
                 node.signals.set_worker(&name, status);
             }
@@ -115,11 +129,34 @@ impl Node {
         }
         let unknown = || Error::new(Kind::Retry, "no metadata leader is known");
         let leader = self.leader_address().ok_or_else(unknown)?;
-        let got = self.wire.call_idempotent(&leader, &GetMap { known: before }, deadline).await?;
-        if let Some(map) = got.map {
+        let ask = GetMap { known: before };
+        let until = deadline.min(self.env.clock.now() + MAP_TRY);
+        let got = match self.wire.call_idempotent(&leader, &ask, until).await {
+            Ok(got) => got,
+            // A node that the leader does not reach is not cut off from the map: any other one has it too.
+            Err(e) => self.map_of_a_peer(&ask, &leader, deadline).await.ok_or(e)?,
+        };
+        if let Some(map) = got.map.filter(|map| map.cluster == self.cluster) {
             self.map.install(Arc::new(map));
         }
         Ok(())
+    }
+
+    /// The first newer map that one of some peers has.
+    async fn map_of_a_peer(&self, ask: &GetMap, leader: &str, deadline: Instant) -> Option<GotMap> {
+        let map = self.map.current();
+        let others = map.nodes.values().filter(|other| {
+            other.state == NodeState::Up && other.address != leader && other.address != self.address
+        });
+        for other in others.take(MAP_PEERS_MAX) {
+            let until = deadline.min(self.env.clock.now() + MAP_TRY);
+            match self.wire.call_idempotent(&other.address, ask, until).await {
+                Ok(got) if got.map.is_some() => return Some(got),
+                Ok(_) => {}
+                Err(e) => tracing::debug!(peer = %other.id, error = %e, "no map from this peer"),
+            }
+        }
+        None
     }
 }
 
@@ -211,10 +248,17 @@ async fn commission(
     memory: &Arc<Semaphore>,
 ) -> Result<DiskWorkers, Error> {
     let reply = persist(node, || register_disk(node, seat)).await?;
-    change_file(node, |file| file.disk = Some(reply.disk)).await;
+    change_file(node, |file| {
+        match file.more_disks.iter_mut().find(|more| more.uuid() == Some(seat.uuid)) {
+            Some(more) => more.disk = Some(reply.disk),
+            None => file.disk = Some(reply.disk),
+        }
+    })
+    .await;
     seat.store.set_disk(reply.disk).await?;
     let of = node.registration.node().expect("the node registered before its disks");
-    let store: Arc<dyn ports::Store> = Arc::new(StorePort::new(node.env.clock, seat.store.clone()));
+    let store: Arc<dyn ports::Store> =
+        Arc::new(StorePort::new(node.env.clock, seat.store.clone(), node.gates.work.clone()));
     let local = seat.set_local(LocalDisk::new(of, reply.disk, reply.session, store));
     let watching = local.clone();
     node.map.before_install(move |map| watching.map_changed(map));
@@ -262,13 +306,30 @@ async fn beat(node: &Arc<Node>) -> Result<HeartbeatReply, Error> {
         node: id,
         boot,
         epoch: node.map.epoch(),
-        disks: node.disks.iter().filter_map(|disk| disk.usage()).collect(),
+        disks: node.disks.all().iter().filter_map(|disk| disk.usage()).collect(),
         unreachable: node.signals.unreachable_lately(now),
+        reached: node.reach.reached_lately(now),
         repair: node.repair_progress(),
         leaving: node.signals.leaving.load(Ordering::Relaxed),
-        speeds: node.disks.iter().filter_map(|d| Some(d.speed.speed(d.id()?, now))).collect(),
+        speeds: speeds(node, now),
+        failed: node.disks.failed(),
     };
-    node.call_leader(&heartbeat, now + HEARTBEAT_LIMIT).await
+    let reply = node.call_leader(&heartbeat, now + HEARTBEAT_LIMIT).await;
+    let answered = node.env.clock.now();
+    // While nobody leads, everybody's calls are late, and this tells nothing.
+    if reply.is_ok() && !node.is_leader() {
+        node.reach.called(answered.saturating_duration_since(now), answered);
+    }
+    reply
+}
+
+/// How fast this node's disks, and the node itself, answered lately.
+fn speeds(node: &Node, now: Instant) -> Vec<DiskSpeed> {
+    let answer_micros = node.reach.answer_micros(now);
+    let speed = |disk: &Arc<DiskSeat>| {
+        Some(DiskSpeed { answer_micros, ..disk.speed.speed(disk.id()?, now) })
+    };
+    node.disks.all().iter().filter_map(speed).collect()
 }
 
 /// Acts on the answer to a sign of life.
@@ -282,7 +343,7 @@ async fn heard(
         *epoch = reply.epoch.max(*epoch);
         newer
     });
-    for local in node.disks.iter().filter_map(|seat| seat.local()) {
+    for local in node.disks.all().iter().filter_map(|seat| seat.local()) {
         local.heartbeat_answered(reply.work, reply.brake);
     }
     let of_map = node.map.current();
@@ -292,7 +353,7 @@ async fn heard(
     if reply.register || outdated {
         persist(node, || register_node(node)).await?;
     }
-    for seat in &node.disks {
+    for seat in node.disks.all().iter() {
         let Some(local) = seat.local() else { continue };
         if reply.register_disks.contains(&local.disk) {
             let registered = persist(node, || register_disk(node, seat)).await?;

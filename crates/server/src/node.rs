@@ -5,14 +5,16 @@ use crate::control::Observations;
 use crate::counters::Counters;
 use crate::directory::DataDirectory;
 use crate::disk::DiskSeat;
+use crate::disks::Disks;
 use crate::error::Fatal;
 use crate::feed::Feed;
-use crate::http::{Budget, Gate};
+use crate::http::{Budget, Gate, WAIT_MAX};
 use crate::leader::LeaderHint;
 use crate::log_time::LogTime;
 use crate::map_cache::MapCache;
 use crate::raft::RaftSeat;
-use everhold_client::Wire;
+use crate::reach::Reach;
+use everhold_client::{Admission, AdmissionConfig, LimitConfig, Wire};
 use everhold_env::Env;
 use everhold_proto::limits::FOLLOWERS_MAX;
 use everhold_proto::rpc::RepairProgress;
@@ -46,7 +48,11 @@ pub(crate) struct Node {
     pub(crate) map: Arc<MapCache>,
     /// Held by whoever asks for a newer map.
     pub(crate) map_question: tokio::sync::Mutex<()>,
-    pub(crate) disks: Vec<Arc<DiskSeat>>,
+    pub(crate) disks: Disks,
+    /// Where added disks are sent to come into service.
+    pub(crate) added: mpsc::Sender<Arc<DiskSeat>>,
+    /// Held while a disk is added.
+    pub(crate) adding: tokio::sync::Mutex<()>,
     pub(crate) raft: RaftSeat,
     pub(crate) observations: Arc<Observations>,
     pub(crate) leader: LeaderHint,
@@ -54,6 +60,7 @@ pub(crate) struct Node {
     pub(crate) feed: Feed,
     pub(crate) registration: Registration,
     pub(crate) signals: Signals,
+    pub(crate) reach: Reach,
     pub(crate) counters: Counters,
     pub(crate) gates: Gates,
     pub(crate) heartbeats: HeartbeatConnections,
@@ -62,14 +69,15 @@ pub(crate) struct Node {
 
 impl Node {
     /// The disk of this node that is `id`.
-    pub(crate) fn disk(&self, id: DiskId) -> Option<&Arc<DiskSeat>> {
-        self.disks.iter().find(|disk| disk.id() == Some(id))
+    pub(crate) fn disk(&self, id: DiskId) -> Option<Arc<DiskSeat>> {
+        self.disks.find(id)
     }
 
     /// Repair on all disks of this node.
     pub(crate) fn repair_progress(&self) -> RepairProgress {
         let mut sum = RepairProgress::default();
-        for one in self.disks.iter().filter_map(|d| d.local()).map(|d| d.progress.snapshot()) {
+        for one in self.disks.all().iter().filter_map(|d| d.local()).map(|d| d.progress.snapshot())
+        {
             sum.fetched_bytes += one.fetched_bytes;
             sum.fetched_blocks += one.fetched_blocks;
             sum.comparing_blocks += one.comparing_blocks;
@@ -162,10 +170,24 @@ impl Signals {
     }
 }
 
+/// Metadata calls wait for a round trip between the voters and a sync of the log, many at a time.
+const METADATA_LIMIT: LimitConfig = LimitConfig {
+    start: 128,
+    min: 32,
+    max: 4096,
+    target: Duration::from_millis(250),
+    tolerance: 2.0,
+};
+/// Blocks wait for the disks; group commit makes many at once cheap.
+const WORK_LIMIT: LimitConfig =
+    LimitConfig { start: 64, min: 8, max: 1024, target: Duration::from_millis(50), tolerance: 2.0 };
+
 /// Bounds on what is under way, one per class of calls, so that no class starves another.
 pub(crate) struct Gates {
-    /// Metadata calls of clients.
-    pub(crate) metadata: Gate,
+    /// Metadata calls of clients: adapts to what ends in time.
+    pub(crate) metadata: Arc<Admission>,
+    /// Work on the disks by priority: adapts to what ends in time.
+    pub(crate) work: Arc<Admission>,
     /// Calls of nodes and operators.
     pub(crate) control: Gate,
     /// Calls of caches for the change feed; most of them wait for something to happen.
@@ -178,12 +200,20 @@ pub(crate) struct Gates {
 
 impl Gates {
     /// The configured bounds.
-    pub(crate) fn new(config: &ServerConfig) -> Self {
+    pub(crate) fn new(env: &Env, config: &ServerConfig) -> Self {
         let load = config.load;
+        let admission = |what, limit: LimitConfig, max: usize, waiting_max| {
+            let (start, min) = (limit.start.min(max), limit.min.min(max));
+            let limit = LimitConfig { start, min, max: limit.max.min(max), ..limit };
+            let config = AdmissionConfig { what, limit, waiting_max, wait_max: WAIT_MAX };
+            Admission::new(env, config)
+        };
+        let (calls_max, connections_max) = (load.metadata_calls_max, load.connections_max);
         // The unit of the block budget is a KiB, because a semaphore counts to 2^29 at least.
         let block_units = usize::try_from(load.block_bytes_max.0 >> 10).unwrap_or(usize::MAX);
         Gates {
-            metadata: Gate::new("metadata calls", load.metadata_calls_max),
+            metadata: admission("metadata calls", METADATA_LIMIT, calls_max, calls_max),
+            work: admission("blocks", WORK_LIMIT, connections_max, connections_max),
             control: Gate::new("control calls", load.control_calls_max),
             feed: Gate::new("followers", 2 * FOLLOWERS_MAX),
             blocks: Budget::new("blocks", block_units, load.connections_max),

@@ -7,19 +7,19 @@ use crate::http::{
 use crate::node::Node;
 use crate::raft::rpc_of;
 use crate::services::{
-    CallContext, Class, Serve, health_page, metrics_page, serve_block, status_page,
+    CallContext, Class, Held, Serve, health_page, metrics_page, serve_block, status_page,
 };
 use everhold_consensus::RaftRpc;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::limits::RPC_BYTES_MAX;
 use everhold_proto::rpc::{
-    self, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents, GetMap,
-    GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT, Heartbeat,
-    Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX, ReadChanges,
-    RegisterDisk, RegisterNode, RenewSession, ReportBad, ReportLost, ReportRepaired,
-    ReportUnreachable, RetireLearner, Rpc, StartScrub, TablePage,
+    self, AddDisk, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents,
+    GetMap, GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT,
+    Heartbeat, Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX,
+    ReadChanges, Rebalance, RegisterDisk, RegisterNode, RenewSession, ReportBad, ReportLost,
+    ReportRepaired, ReportUnreachable, RetireLearner, Rpc, StartScrub, TablePage,
 };
-use everhold_proto::{ClusterId, Error, Kind};
+use everhold_proto::{ClusterId, Error, Kind, Priority};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -143,12 +143,14 @@ async fn unary(
         ChangeMap,
         GetStatus,
         GetEvents,
+        Rebalance,
         // The node itself.
         Hello,
         PrepareLearner,
         RetireLearner,
         GetNodeStatus,
         StartScrub,
+        AddDisk,
     ]
 }
 
@@ -159,14 +161,20 @@ async fn answer<R: Serve>(
     encoding: Encoding,
 ) -> Result<Reply, Error> {
     let body = read_body(&node.env, request.into_body(), RPC_BYTES_MAX, call.deadline).await?;
-    let gate = match R::CLASS {
-        Class::Metadata => Some(&node.gates.metadata),
-        Class::Control => Some(&node.gates.control),
-        Class::Feed => Some(&node.gates.feed),
+    let gates = &node.gates;
+    let held = match R::CLASS {
+        Class::Metadata => {
+            let place = gates.metadata.enter(Priority::Foreground, call.deadline).await?;
+            Some(Held::Place(place))
+        }
+        Class::Control => Some(Held::Permit(gates.control.enter(&node.env, call.deadline).await?)),
+        Class::Feed => Some(Held::Permit(gates.feed.enter(&node.env, call.deadline).await?)),
         Class::Vital => None,
     };
-    if let Some(gate) = gate {
-        call.admit(gate.enter(&node.env).await?);
+    held.into_iter().for_each(|held| call.admit(held));
+    if node.env.clock.now() >= call.deadline {
+        // Nothing is done for a caller who has given up.
+        return Err(Error::new(Kind::Retry, "the deadline of the call is over"));
     }
     let question: R = encoding.decode(&body)?;
     drop(body);

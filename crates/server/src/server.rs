@@ -1,11 +1,13 @@
 //! One running server: it puts the parts of a node together, starts them in the order in which they
 //! need each other, and ends them in the reverse order.
 
+use crate::attach::{Opened, open_all};
 use crate::config::{Origin, ServerConfig};
 use crate::contact::{check_age, check_seeds, find_cluster};
 use crate::counters::Counters;
 use crate::directory::DataDirectory;
 use crate::disk::DiskSeat;
+use crate::disks::Disks;
 use crate::error::{Fatal, StartError};
 use crate::feed::Feed;
 use crate::http::{HttpLimits, serve};
@@ -15,12 +17,12 @@ use crate::map_cache::MapCache;
 use crate::membership::{self, FIRST_NODE, FIRST_RAFT};
 use crate::node::{Gates, HeartbeatConnections, Node, Registration, Signals};
 use crate::raft::{RaftSeat, WireTransport};
+use crate::reach::{self, Reach};
 use crate::{BadConfig, control, speed};
 use everhold_client::{Identity, Wire};
 use everhold_consensus::{RaftNode, Role};
 use everhold_env::{Env, Listener, Task};
 use everhold_proto::{ClusterId, Epoch};
-use everhold_store::{BlockStore, StoreConfig};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -63,9 +65,11 @@ impl Server {
         marked.await.map_err(|e| directory.error(e))?;
         check_age(&env, &wire, &directory.file().await).await?;
         let (fatal_tx, fatal) = mpsc::channel(4);
-        let node = assemble(env, config, directory, address, cluster, wire, fatal_tx).await?;
+        let (added_tx, added) = mpsc::channel(1);
+        let parts = (fatal_tx, added_tx);
+        let node = assemble(env, config, directory, address, cluster, wire, parts).await?;
         take_raft_seat(&node).await?;
-        let (stop, tasks) = spawn(&node, listener);
+        let (stop, tasks) = spawn(&node, listener, added);
         tracing::info!(address = %node.address, cluster = %node.cluster, "serving");
         Ok(Server { node, stop, tasks, fatal })
     }
@@ -83,7 +87,7 @@ impl Server {
     /// Resolves once the node is in service: registered, with its disks. The caller bounds the wait.
     pub async fn in_service(&self) {
         while self.node.registration.current().is_none()
-            || self.node.disks.iter().any(|disk| disk.local().is_none())
+            || self.node.disks.all().iter().any(|disk| disk.local().is_none())
         {
             self.node.env.clock.sleep(Duration::from_millis(20)).await;
         }
@@ -121,7 +125,7 @@ impl Server {
         if let Err(e) = self.node.raft.close().await {
             tracing::warn!(error = %e, "raft did not close cleanly");
         }
-        for disk in &self.node.disks {
+        for disk in self.node.disks.all().iter() {
             if let Err(e) = disk.store.close().await {
                 tracing::warn!(error = %e, "a block store did not close cleanly");
             }
@@ -188,10 +192,10 @@ async fn assemble(
     address: String,
     cluster: ClusterId,
     wire: Wire,
-    fatal: mpsc::Sender<Fatal>,
+    (fatal, added): (mpsc::Sender<Fatal>, mpsc::Sender<Arc<DiskSeat>>),
 ) -> Result<Arc<Node>, StartError> {
     let file = directory.file().await;
-    let disk = open_disk(&env, &config, &directory, cluster).await?;
+    let Opened { disks, failed } = open_all(&env, &config, &directory, cluster).await?;
     let map = Arc::new(MapCache::new());
     let transport = Arc::new(WireTransport { wire: wire.clone(), map: map.clone() });
     let raft = RaftSeat::new(
@@ -212,7 +216,7 @@ async fn assemble(
     }
     let uuid = file.uuid().ok_or_else(|| directory.error("node.json: uuid is malformed"))?;
     Ok(Arc::new(Node {
-        gates: Gates::new(&config),
+        gates: Gates::new(&env, &config),
         env,
         config,
         address,
@@ -223,7 +227,9 @@ async fn assemble(
         wire,
         map,
         map_question: tokio::sync::Mutex::new(()),
-        disks: vec![Arc::new(disk)],
+        disks: Disks::new(disks, failed),
+        added,
+        adding: tokio::sync::Mutex::new(()),
         raft,
         observations: control::Observations::new(),
         leader: LeaderHint::knowing(known),
@@ -231,34 +237,11 @@ async fn assemble(
         feed: Feed::default(),
         registration,
         signals: Signals::default(),
+        reach: Reach::default(),
         counters: Counters::default(),
         heartbeats: HeartbeatConnections::default(),
         fatal,
     }))
-}
-
-async fn open_disk(
-    env: &Env,
-    config: &ServerConfig,
-    directory: &DataDirectory,
-    cluster: ClusterId,
-) -> Result<DiskSeat, StartError> {
-    let path = directory.disk_path();
-    let mut store = StoreConfig::new(cluster);
-    if let Some(capacity) = config.capacity {
-        store = store.sized_for(capacity.0);
-        store.capacity_bytes = Some(capacity.0);
-    }
-    store.segment_bytes = store.segment_bytes.min(config.segment_bytes.0);
-    let file = directory.file().await;
-    store.disk = file.disk;
-    let opened = BlockStore::open(env, &path, store).await;
-    let (store, report) =
-        opened.map_err(|source| StartError::Store { path: path.clone(), source })?;
-    tracing::info!(?report, "block store open");
-    let uuid = file.disk_uuid().ok_or_else(|| directory.error("node.json: malformed disk uuid"))?;
-    let formatted = store.disk().await.or(file.disk);
-    Ok(DiskSeat::new(path, uuid, formatted, store))
 }
 
 async fn take_raft_seat(node: &Arc<Node>) -> Result<(), StartError> {
@@ -270,7 +253,11 @@ async fn take_raft_seat(node: &Arc<Node>) -> Result<(), StartError> {
     Ok(())
 }
 
-fn spawn(node: &Arc<Node>, listener: Listener) -> (watch::Sender<bool>, Vec<Task<()>>) {
+fn spawn(
+    node: &Arc<Node>,
+    listener: Listener,
+    added: mpsc::Receiver<Arc<DiskSeat>>,
+) -> (watch::Sender<bool>, Vec<Task<()>>) {
     let (stop, stopping) = watch::channel(false);
     let limits = HttpLimits { connections_max: node.config.load.connections_max };
     let (wanted, following) = watch::channel(Epoch(0));
@@ -278,18 +265,21 @@ fn spawn(node: &Arc<Node>, listener: Listener) -> (watch::Sender<bool>, Vec<Task
     let tasks = vec![
         spawn.spawn(serve(node.env.clone(), listener, node.clone(), limits, stopping)),
         spawn.spawn(membership::follow_map(node.clone(), following)),
-        spawn.spawn(membership::run(node.clone(), wanted)),
+        spawn.spawn(membership::run(node.clone(), wanted, added)),
         spawn.spawn(control::run(node.clone())),
         spawn.spawn(watch_disks(node.clone())),
         spawn.spawn(speed::watch(node.clone())),
+        spawn.spawn(reach::run(node.clone())),
     ];
     (stop, tasks)
 }
 
-/// A store that failed cannot know what is on its disk: the process ends and opens it anew.
+/// A store that failed cannot know what is on its disk. If it is the one beside the metadata, the process ends and opens
+/// it anew; without another one, the node goes on: the leader is told, and the copies are made anew elsewhere.
 async fn watch_disks(node: Arc<Node>) {
     loop {
-        if let Some(reason) = node.disks.iter().find_map(|disk| disk.store.failure()) {
+        let disks = node.disks.all();
+        if let Some(reason) = disks.first().and_then(|disk| disk.store.failure()) {
             return node.fail(Fatal::Store(reason));
         }
         node.env.clock.sleep(DISK_CHECK_EVERY).await;

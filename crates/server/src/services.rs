@@ -14,6 +14,7 @@ pub(crate) use blocks::serve_block;
 pub(crate) use pages::{health_page, metrics_page, status_page};
 
 use crate::node::Node;
+use everhold_client::Place;
 use everhold_proto::Error;
 use everhold_proto::rpc::Rpc;
 use parking_lot::Mutex;
@@ -44,7 +45,15 @@ pub(crate) struct CallContext {
     /// Number of the connection; `None` for this node's own calls.
     pub(crate) connection: Option<u64>,
     /// Its place among the calls that are admitted.
-    place: Mutex<Option<OwnedSemaphorePermit>>,
+    place: Mutex<Option<Held>>,
+}
+
+/// A place among the calls of a class.
+pub(crate) enum Held {
+    /// Among so many.
+    Permit(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit),
+    /// Among as many as end in time.
+    Place(Place),
 }
 
 impl CallContext {
@@ -59,14 +68,24 @@ impl CallContext {
     }
 
     /// It was admitted: it keeps the place to its end, or until it gives it back.
-    pub(crate) fn admit(&self, place: OwnedSemaphorePermit) {
+    pub(crate) fn admit(&self, place: Held) {
         *self.place.lock() = Some(place);
     }
 
     /// Its work is done; what is left is to wait with a small answer. Such calls are bounded by the number of
     /// connections, and others may work meanwhile.
     pub(crate) fn give_place_back(&self) {
-        *self.place.lock() = None;
+        self.worked();
+        // Dropped outside of the lock: somebody else may begin at once.
+        let place = self.place.lock().take();
+        drop(place);
+    }
+
+    /// Its work is done; what is left is to wait for others. How long that takes says nothing about this node.
+    pub(crate) fn worked(&self) {
+        if let Some(Held::Place(place)) = &*self.place.lock() {
+            place.measure();
+        }
     }
 }
 

@@ -77,7 +77,8 @@ impl Speedometer {
     /// The figures for a heartbeat.
     pub(crate) fn speed(&self, disk: DiskId, now: Instant) -> DiskSpeed {
         let median = |access| self.track(access).lock().median(now);
-        DiskSpeed { disk, write_micros: median(Access::Write), read_micros: median(Access::Read) }
+        let (write_micros, read_micros) = (median(Access::Write), median(Access::Read));
+        DiskSpeed { disk, write_micros, read_micros, answer_micros: None }
     }
 
     fn track(&self, access: Access) -> &Mutex<Track> {
@@ -141,7 +142,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
             let row = seat.id().and_then(|id| map.disks.get(&id));
             row.is_some_and(|disk| disk.state == DiskState::Slow)
         };
-        for seat in node.disks.iter().filter(slow) {
+        for seat in node.disks.all().iter().filter(slow) {
             match node.env.clock.within(PROBE_LIMIT, probe(&node, seat)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => {

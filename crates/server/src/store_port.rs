@@ -3,22 +3,29 @@
 use crate::repair::ports::{Compacted, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
+use everhold_client::{Admission, Place};
 use everhold_env::Clock;
 use everhold_proto::map::Fullness;
 use everhold_proto::table::BlockEntry;
-use everhold_proto::{BlockId, Error, Kind, PgId};
+use everhold_proto::{BlockId, Error, Kind, PgId, Priority};
 use everhold_store::{BlockBuf, BlockStat, BlockStore, Compaction, StoreError};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// Counting walks the whole index, so it may take this part of the time at most.
 const COUNT_SHARE: u32 = 20;
 
+/// A scrub asks again this often whether it may go on.
+const SCRUB_WAIT: Duration = Duration::from_secs(1);
+
 /// See the module's words.
 pub(crate) struct StorePort {
     clock: Clock,
     store: Arc<BlockStore>,
+    /// What the node takes on at once.
+    work: Arc<Admission>,
     counted: Mutex<Option<Counted>>,
 }
 
@@ -31,8 +38,19 @@ struct Counted {
 
 impl StorePort {
     /// The port of `store`'s workers.
-    pub(crate) fn new(clock: Clock, store: Arc<BlockStore>) -> Self {
-        StorePort { clock, store, counted: Mutex::new(None) }
+    pub(crate) fn new(clock: Clock, store: Arc<BlockStore>, work: Arc<Admission>) -> Self {
+        StorePort { clock, store, work, counted: Mutex::new(None) }
+    }
+
+    /// A place for a scrub, however long that takes: everything else goes first, but it has one at least.
+    async fn place_for_scrub(&self) -> Place {
+        loop {
+            let deadline = self.clock.now() + SCRUB_WAIT;
+            match self.work.enter(Priority::Scrub, deadline).await {
+                Ok(place) => return place,
+                Err(busy) => self.clock.sleep(busy.retry_after().unwrap_or(SCRUB_WAIT)).await,
+            }
+        }
     }
 
     async fn count(&self) -> Result<Vec<(PgId, u64)>, StoreError> {
@@ -64,6 +82,11 @@ impl Store for StorePort {
             }
             verified => Ok(entry(verified?)),
         }
+    }
+
+    async fn scrub(&self, id: BlockId) -> Result<BlockEntry, Error> {
+        let _place = self.place_for_scrub().await;
+        self.verify(id).await
     }
 
     async fn restore(&self, pg: PgId, block: BlockEntry, data: Bytes) -> Result<(), Error> {

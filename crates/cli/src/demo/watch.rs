@@ -234,6 +234,8 @@ mod tests {
             learners: vec![],
             applied: LogIndex(1),
             repair: RepairStatus { redundant, ..RepairStatus::default() },
+            breakers: vec![],
+            speeds: vec![],
             brake: None,
             health: vec![],
             inodes: 0,

@@ -7,6 +7,7 @@ mod common;
 
 mod damage;
 mod full;
+mod growth;
 mod hostile;
 mod identity;
 mod leaders;

@@ -53,8 +53,28 @@ impl Client {
                 }
             }
         };
+        if let Some(pg) = self.trial(map, policy, avoid) {
+            return Some(pg);
+        }
         let draw = |bound| self.env.entropy.below(bound);
         cached.policies.get(&policy)?.choose(avoid, draw)
+    }
+}
+
+impl Client {
+    /// A group that all members take, one of which is coming back and is to be tried: it is not drawn otherwise.
+    fn trial(&self, map: &ClusterMap, policy: PolicyId, avoid: &[PgId]) -> Option<PgId> {
+        let node = self.peers.to_be_tried()?;
+        let allows = |other| other == node || self.peers.allows(other);
+        let tries = |pg: &&Pg| {
+            let member =
+                pg.members.iter().any(|m| map.node_of(m.disk).is_some_and(|n| n.id == node));
+            let whole = || judge(map, pg, &allows).is_some_and(|(tier, _)| tier <= Tier::Nearfull);
+            pg.policy == policy && !avoid.contains(&pg.id) && member && whole()
+        };
+        let groups: Vec<PgId> = map.pgs.values().filter(tries).map(|pg| pg.id).collect();
+        let at = self.env.entropy.below(groups.len().max(1) as u64) as usize;
+        groups.get(at).copied()
     }
 }
 

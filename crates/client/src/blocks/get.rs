@@ -73,10 +73,14 @@ impl Client {
             crc: *crc,
         };
         let started = self.env.clock.now();
+        let place = self.window.enter(Class::get(wanted.range.len()), deadline).await?;
         let mut result = self.read_anywhere(&wanted, deadline).await;
         if result.is_err() && self.refresh_map(deadline).await.is_ok() {
             // Perhaps it has moved: once more by the newest map.
             result = self.read_anywhere(&wanted, deadline).await;
+        }
+        if let Some(place) = place.filter(|_| result.is_ok()) {
+            place.ended();
         }
         let elapsed = self.env.clock.now().saturating_duration_since(started);
         self.stats.get.record(elapsed, result.is_ok());
@@ -179,6 +183,7 @@ impl Client {
     ) -> (Replica, Result<Bytes, WireError>) {
         let started = self.env.clock.now();
         let until = deadline.min(started + REPLICA_LIMIT);
+        let _under_way = self.peers.begin(replica.node);
         let range = (!wanted.is_whole()).then(|| wanted.range.clone());
         let Replica { disk, address, .. } = &replica;
         let read = self.wire.try_get_block(address, *disk, wanted.pg, wanted.id, range, until);
@@ -197,6 +202,9 @@ impl Client {
             }
             Err(e) => {
                 tracing::debug!(block = %wanted.id, disk = %disk, error = %e, "replica not read");
+                if matches!(e, WireError::Remote(e) if e.kind == Kind::Busy) {
+                    self.window.refused(class);
+                }
                 self.peers.failed(replica.node, e, now);
             }
         }

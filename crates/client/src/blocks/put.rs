@@ -110,8 +110,12 @@ impl Client {
     ) -> Result<Written> {
         assert!(!data.is_empty() && data.len() <= BLOCK_BYTES_MAX, "a block has 1 byte to 4 MiB");
         let started = self.env.clock.now();
+        let place = self.window.enter(Class::put(data.len()), deadline).await?;
         let crc = crc32c(&data);
         let result = self.write_somewhere(policy, offset, data, crc, memory, deadline).await;
+        if let Some(place) = place.filter(|_| result.is_ok()) {
+            place.ended();
+        }
         let elapsed = self.env.clock.now().saturating_duration_since(started);
         self.stats.put.record(elapsed, result.is_ok());
         if let Ok(written) = &result {
@@ -254,7 +258,7 @@ impl Client {
         let takes = pg.members.iter().map(|m| m.disk).filter(|disk| takes_writes(map, *disk));
         let target = |disk| Some(Target { disk, node: map.node_of(disk)?.id });
         let all: Vec<Target> = takes.filter_map(target).collect();
-        let looks_well = |t: &&Target| self.peers.allows(t.node) && !is_slow(map, t.disk);
+        let looks_well = |t: &&Target| self.peers.admits(t.node) && !is_slow(map, t.disk);
         let well: Vec<Target> = all.iter().filter(looks_well).cloned().collect();
         let zones = |targets: &[Target]| map.zones_of(targets.iter().map(|t| t.disk)).min(2);
         if well.len() >= quorum && zones(&well) == zones(&all) { well } else { all }
@@ -274,9 +278,13 @@ impl Client {
                 Err(WireError::Remote(e)) if tries < MEMBER_TRIES_MAX => match e.kind {
                     Kind::Fenced => self.refresh_map(copying.give_up).await.is_ok(),
                     Kind::Busy | Kind::Retry | Kind::Corrupt => {
-                        let jitter = self.env.entropy.unit();
-                        self.env.clock.sleep((PAUSE * tries).mul_f64(0.5 + jitter)).await;
-                        true
+                        let pause = e.retry_after().unwrap_or(PAUSE * tries);
+                        let pause = pause.mul_f64(1.0 + self.env.entropy.unit() / 2.0);
+                        let in_time = self.env.clock.now() + pause < copying.give_up;
+                        if in_time {
+                            self.env.clock.sleep(pause).await;
+                        }
+                        in_time
                     }
                     _ => false,
                 },
@@ -296,6 +304,7 @@ impl Client {
         let node = map.nodes.get(&target.node).ok_or_else(fenced)?;
         let started = self.env.clock.now();
         let data = copying.data.clone();
+        let _under_way = self.peers.begin(target.node);
         let put = self.wire.try_put_block(
             &node.address,
             target.disk,
@@ -319,7 +328,12 @@ impl Client {
             Ok(_) => {
                 self.peers.succeeded(target.node, class, now.saturating_duration_since(started))
             }
-            Err(e) => self.peers.failed(target.node, e, now),
+            Err(e) => {
+                if matches!(e, WireError::Remote(e) if e.kind == Kind::Busy) {
+                    self.window.refused(class);
+                }
+                self.peers.failed(target.node, e, now);
+            }
         }
         result
     }

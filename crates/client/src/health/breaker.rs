@@ -1,5 +1,11 @@
 //! A circuit breaker: after failures in a row a peer is left alone, and a probe ends that.
+//!
+//! Half-open is more than one state here. A small probe may pass where real work gets stuck, and a peer that is merely
+//! slow would be given everything at once after each probe, all of it late. So a peer comes back as a TCP connection
+//! starts (Jacobson, "Congestion Avoidance and Control", 1988): one call at a time first, one more with each that
+//! ends well, which doubles them every round trip; a failure opens it again, for longer.
 
+use everhold_proto::rpc::BreakerState;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -9,6 +15,9 @@ const FAILURES_MAX: u32 = 3;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest pause: the longest that a healed node is still left alone.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// A peer is back when so many calls may be under way to it.
+const WINDOW_BACK: u32 = 16;
 
 /// How bad a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +33,7 @@ enum State {
     Closed { failures: u32 },
     Open { until: Instant },
     Probing { until: Instant },
+    Recovering { window: u32 },
 }
 
 /// The state of one peer.
@@ -46,6 +56,29 @@ impl Breaker {
         matches!(self.state, State::Closed { .. })
     }
 
+    /// How many calls may be under way; `None`: any number.
+    pub(crate) fn window(&self) -> Option<u32> {
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { .. } | State::Probing { .. } => Some(0),
+            State::Recovering { window } => Some(window),
+        }
+    }
+
+    /// Whether it comes back, a few calls at a time.
+    pub(crate) fn is_recovering(&self) -> bool {
+        matches!(self.state, State::Recovering { .. })
+    }
+
+    /// What it does.
+    pub(crate) fn position(&self) -> BreakerState {
+        match self.state {
+            State::Closed { .. } => BreakerState::Closed,
+            State::Open { .. } => BreakerState::Open,
+            State::Probing { .. } | State::Recovering { .. } => BreakerState::HalfOpen,
+        }
+    }
+
     /// Whether a probe is due; the caller must send one, and no other is due until it is late.
     pub(crate) fn begin_probe(&mut self, now: Instant, limit: Duration) -> bool {
         match self.state {
@@ -59,18 +92,32 @@ impl Breaker {
 
     /// Real work succeeded. Says whether the state changed.
     pub(crate) fn succeed(&mut self) -> bool {
-        let changed = !self.allows();
-        *self = Breaker::default();
-        changed
+        match &mut self.state {
+            State::Closed { .. } => {
+                *self = Breaker::default();
+                false
+            }
+            // An old call that ends late proves nothing.
+            State::Open { .. } => false,
+            State::Probing { .. } => self.probe_succeeded(),
+            State::Recovering { window } => {
+                *window += 1;
+                let back = *window >= WINDOW_BACK;
+                if back {
+                    *self = Breaker::default();
+                }
+                back
+            }
+        }
     }
 
-    /// A probe succeeded: work may be sent again, and the next failure opens it for longer.
+    /// A probe succeeded: a first call may be sent.
     pub(crate) fn probe_succeeded(&mut self) -> bool {
-        let changed = !self.allows();
-        if changed {
-            self.state = State::Closed { failures: FAILURES_MAX - 1 };
+        let probed = matches!(self.state, State::Open { .. } | State::Probing { .. });
+        if probed {
+            self.state = State::Recovering { window: 1 };
         }
-        changed
+        probed
     }
 
     /// Work or a probe failed; `jitter` in 0..1 keeps clients from probing in step. Says whether
@@ -79,7 +126,7 @@ impl Breaker {
         let failures = match self.state {
             State::Closed { failures } => failures + 1,
             State::Open { .. } => return false, // an old call that ends late proves nothing new
-            State::Probing { .. } => FAILURES_MAX,
+            State::Probing { .. } | State::Recovering { .. } => FAILURES_MAX,
         };
         if failures < FAILURES_MAX && severity == Severity::Failed {
             self.state = State::Closed { failures };
@@ -132,9 +179,26 @@ mod tests {
         assert!(!breaker.begin_probe(due + PAUSE_MIN, PROBE), "the second pause is longer");
         assert!(breaker.begin_probe(due + PAUSE_MIN * 2, PROBE));
         assert!(breaker.probe_succeeded());
-        assert!(breaker.allows());
+        assert_eq!(breaker.window(), Some(1));
         breaker.fail(Severity::Failed, due, 1.0);
-        assert!(!breaker.allows(), "after a probe, the first failure opens it again");
+        assert_eq!(breaker.window(), Some(0), "after a probe, the first failure opens it again");
+    }
+
+    /// A peer gets its work back bit by bit, and what ended well before it was left alone does not count.
+    #[test]
+    fn it_closes_by_a_growing_window() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        breaker.fail(Severity::Gone, now, 0.0);
+        assert!(!breaker.succeed());
+        assert_eq!(breaker.position(), BreakerState::Open);
+        assert!(breaker.begin_probe(now + PAUSE_MAX, PROBE));
+        assert!(breaker.probe_succeeded() && breaker.is_recovering());
+        for window in 1..WINDOW_BACK {
+            assert_eq!((breaker.window(), breaker.allows()), (Some(window), false));
+            assert_eq!(breaker.succeed(), window + 1 == WINDOW_BACK);
+        }
+        assert!(breaker.allows());
+        assert_eq!(breaker.window(), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::breaker::{Breaker, Severity};
 use super::latency::Latency;
 use crate::wire::{Transport, WireError};
 use everhold_env::Entropy;
+use everhold_proto::rpc::{BreakerState, BreakerStatus};
 use everhold_proto::{Kind, NodeId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -39,6 +40,25 @@ struct Peer {
     latency: [Latency; 4],
     /// The transport failed: worth telling the cluster.
     unreachable: bool,
+    /// Calls that are under way to it.
+    under_way: u32,
+    /// Since when its breaker is not closed, and why it opened last.
+    since: Option<Instant>,
+    reason: String,
+}
+
+/// A call that is under way to a peer, until this is dropped.
+pub(crate) struct UnderWay<'a> {
+    peers: &'a Peers,
+    node: NodeId,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(peer) = self.peers.peers.lock().get_mut(&self.node) {
+            peer.under_way -= 1;
+        }
+    }
 }
 
 /// All peers. Nodes are few (`NODES_MAX`), so nothing is ever evicted.
@@ -49,11 +69,14 @@ pub(crate) struct Peers {
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Raised whenever a breaker opens or closes.
     version: AtomicU64,
+    /// How many peers are coming back.
+    recovering: AtomicU64,
 }
 
 impl Peers {
     pub(crate) fn new(entropy: Entropy, protected: bool) -> Self {
-        Peers { entropy, protected, peers: Mutex::default(), version: AtomicU64::new(0) }
+        let (version, recovering) = (AtomicU64::new(0), AtomicU64::new(0));
+        Peers { entropy, protected, peers: Mutex::default(), version, recovering }
     }
 
     /// Raised whenever the answer of [`Peers::allows`] changes for some node.
@@ -64,6 +87,32 @@ impl Peers {
     /// Whether work may be sent to `node`.
     pub(crate) fn allows(&self, node: NodeId) -> bool {
         !self.protected || self.peers.lock().get(&node).is_none_or(|peer| peer.breaker.allows())
+    }
+
+    /// Whether one more call may be under way to `node`: as [`Peers::allows`], and of a peer that is coming back,
+    /// whether its window has room.
+    pub(crate) fn admits(&self, node: NodeId) -> bool {
+        let admits = |peer: &Peer| peer.breaker.window().is_none_or(|most| peer.under_way < most);
+        !self.protected || self.peers.lock().get(&node).is_none_or(admits)
+    }
+
+    /// A call to `node` begins.
+    pub(crate) fn begin(&self, node: NodeId) -> UnderWay<'_> {
+        self.peers.lock().entry(node).or_default().under_way += 1;
+        UnderWay { peers: self, node }
+    }
+
+    /// A peer that is coming back and has room for a call.
+    pub(crate) fn to_be_tried(&self) -> Option<NodeId> {
+        if !self.protected || self.recovering.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let peers = self.peers.lock();
+        let tried = |peer: &Peer| {
+            peer.breaker.is_recovering()
+                && peer.breaker.window().is_some_and(|most| peer.under_way < most)
+        };
+        peers.iter().find(|(_, peer)| tried(peer)).map(|(node, _)| *node)
     }
 
     /// Average latency of a call to `node`.
@@ -91,42 +140,64 @@ impl Peers {
         peer.latency[class as usize].record(elapsed);
         peer.unreachable = false;
         if peer.breaker.succeed() {
-            self.version.fetch_add(1, Ordering::Relaxed);
+            if peer.breaker.allows() {
+                peer.since = None;
+            }
+            self.changed(&peers);
         }
+    }
+
+    /// The state of a breaker has changed.
+    fn changed(&self, peers: &BTreeMap<NodeId, Peer>) {
+        let recovering = peers.values().filter(|peer| peer.breaker.is_recovering()).count();
+        self.recovering.store(recovering as u64, Ordering::Relaxed);
+        self.version.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A call failed.
     pub(crate) fn failed(&self, node: NodeId, e: &WireError, now: Instant) {
+        let reason = || e.to_string();
         match e {
             WireError::Transport { how: Transport::Refused, .. } => {
-                self.fail(node, Severity::Gone, true, now);
+                self.fail(node, Severity::Gone, true, now, reason);
             }
             WireError::Transport { how, .. } => {
                 // A kept connection breaks when its peer restarts; that alone tells nothing.
-                self.fail(node, Severity::Failed, *how != Transport::Broken, now);
+                self.fail(node, Severity::Failed, *how != Transport::Broken, now, reason);
             }
-            WireError::Garbled { .. } => self.fail(node, Severity::Failed, false, now),
-            WireError::Remote(e) => {
-                if matches!(e.kind, Kind::Internal | Kind::Busy) {
-                    self.fail(node, Severity::Failed, false, now);
-                }
+            WireError::Garbled { .. } => self.fail(node, Severity::Failed, false, now, reason),
+            // A busy peer works, and says when to come back: going round it would only move the load.
+            WireError::Remote(e) if e.kind == Kind::Internal => {
+                self.fail(node, Severity::Failed, false, now, reason);
             }
+            WireError::Remote(_) => {}
         }
     }
 
     /// No answer came for `elapsed`, and the caller went on without it.
     pub(crate) fn late(&self, node: NodeId, class: Class, elapsed: Duration, now: Instant) {
         self.peers.lock().entry(node).or_default().latency[class as usize].record(elapsed);
-        self.fail(node, Severity::Failed, true, now);
+        let reason =
+            || format!("no answer for {} ms, when others had answered", elapsed.as_millis());
+        self.fail(node, Severity::Failed, true, now, reason);
     }
 
-    fn fail(&self, node: NodeId, severity: Severity, unreachable: bool, now: Instant) {
+    fn fail(
+        &self,
+        node: NodeId,
+        severity: Severity,
+        unreachable: bool,
+        now: Instant,
+        reason: impl FnOnce() -> String,
+    ) {
         let jitter = self.entropy.unit();
         let mut peers = self.peers.lock();
         let peer = peers.entry(node).or_default();
         if peer.breaker.fail(severity, now, jitter) {
             peer.unreachable |= unreachable;
-            self.version.fetch_add(1, Ordering::Relaxed);
+            peer.since.get_or_insert(now);
+            peer.reason = reason();
+            self.changed(&peers);
             tracing::info!(%node, "going round a node that does not answer well");
         }
     }
@@ -150,11 +221,29 @@ impl Peers {
             peer.breaker.probe_succeeded()
         } else {
             peer.unreachable = true;
+            peer.reason = "a probe was not answered in time".into();
             peer.breaker.fail(Severity::Failed, now, jitter)
         };
         if changed {
-            self.version.fetch_add(1, Ordering::Relaxed);
+            self.changed(&peers);
         }
+    }
+
+    /// The breakers that are not closed; `of` is whose they are.
+    pub(crate) fn breakers(&self, of: &str, now: Instant) -> Vec<BreakerStatus> {
+        let peers = self.peers.lock();
+        let told = |(node, peer): (&NodeId, &Peer)| {
+            let state = peer.breaker.position();
+            let lasted = now.saturating_duration_since(peer.since.unwrap_or(now));
+            (state != BreakerState::Closed).then(|| BreakerStatus {
+                of: of.into(),
+                node: *node,
+                state,
+                for_ms: u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
+                reason: peer.reason.clone(),
+            })
+        };
+        peers.iter().filter_map(told).collect()
     }
 
     /// Nodes that cannot be reached from here.
@@ -174,7 +263,8 @@ mod tests {
         let peers = Peers::new(Entropy::seeded(1), true);
         for node in 1..=3 {
             let ms = if node == 3 { 9000 } else { 10 };
-            peers.succeeded(NodeId(node), Class::PutLarge, Duration::from_millis(ms));
+            let took = Duration::from_millis(ms);
+            peers.succeeded(NodeId(node), Class::PutLarge, took);
         }
         assert_eq!(peers.usual(Class::PutLarge), Some(Duration::from_millis(10)));
         assert_eq!(peers.usual(Class::GetLarge), None);
@@ -191,10 +281,22 @@ mod tests {
         assert!(!peers.allows(node));
         assert_ne!(peers.version(), version);
         assert_eq!(peers.unreachable(), [node]);
+        let told = peers.breakers("me", now + Duration::from_secs(2));
+        assert_eq!((told[0].state, told[0].for_ms), (BreakerState::Open, 2000));
         let later = now + Duration::from_secs(60);
         assert_eq!(peers.begin_probes(later, Duration::from_secs(1)), [node]);
         peers.probed(node, true, later);
-        assert!(peers.allows(node));
         assert!(peers.unreachable().is_empty());
+        assert!(!peers.allows(node), "one call at a time, until it is known to be well");
+        assert_eq!(peers.to_be_tried(), Some(node));
+        let tried = peers.begin(node);
+        assert!(!peers.admits(node) && peers.to_be_tried().is_none());
+        drop(tried);
+        while !peers.allows(node) {
+            assert!(peers.admits(node));
+            peers.succeeded(node, Class::PutLarge, Duration::from_millis(1));
+        }
+        assert_eq!(peers.to_be_tried(), None);
+        assert!(peers.breakers("me", later).is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! A call to the leader, tried until the deadline: redirects, rotation, and pauses with jitter.
 
+use super::view::Asked;
 use crate::client::Client;
 use crate::wire::{Transport, WireError};
 use everhold_proto::rpc::{GetMap, GotMap, Rpc};
@@ -10,8 +11,8 @@ use tokio::time::Instant;
 /// First and longest pause between tries.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
-/// A leader that does not answer for this long is doubted; the next try gets twice as long, because
-/// a slow cluster must not be asked the same again and again.
+/// A leader that does not answer for this long is doubted. If others name it all the same, the next try gets twice as
+/// long, because a slow cluster must not be asked the same again and again; anybody else is doubted as soon as before.
 const TRY_MIN: Duration = Duration::from_millis(750);
 const TRY_MAX: Duration = Duration::from_secs(6);
 /// Redirects followed without a pause.
@@ -32,6 +33,26 @@ enum Next {
     GiveUp,
 }
 
+/// How long each address is waited for, in one call.
+#[derive(Debug, Default)]
+struct Patience {
+    /// Who was late although it was believed to lead, and how long it gets when it is named again.
+    late: Option<(String, Duration)>,
+}
+
+impl Patience {
+    fn with(&self, asked: &Asked) -> Duration {
+        let late = self.late.as_ref().filter(|(late, _)| asked.named && *late == asked.address);
+        late.map_or(TRY_MIN, |(_, limit)| *limit)
+    }
+
+    fn was_late(&mut self, asked: &Asked) {
+        if asked.named {
+            self.late = Some((asked.address.clone(), (self.with(asked) * 2).min(TRY_MAX)));
+        }
+    }
+}
+
 impl Client {
     /// Asks the leader, whoever that is by then. The request must be safe to repeat. `doubt` is raised
     /// when a try may have been applied; it is for the caller to judge when this fails.
@@ -42,10 +63,12 @@ impl Client {
         doubt: &mut Doubt,
     ) -> Result<R::Reply, Error> {
         let clock = &self.env.clock;
-        let (mut pause, mut limit, mut redirects) = (PAUSE_MIN, TRY_MIN, 0);
+        let (mut pause, mut redirects) = (PAUSE_MIN, 0);
+        let mut patience = Patience::default();
         loop {
-            let address = self.view.whom_to_ask();
-            let until = deadline.min(clock.now() + limit);
+            let asked = self.view.whom_to_ask(clock.now());
+            let address = asked.address.clone();
+            let until = deadline.min(clock.now() + patience.with(&asked));
             let error = match self.wire.try_call(&address, request, until, true).await {
                 Ok(reply) => {
                     self.view.leads(&address);
@@ -54,13 +77,19 @@ impl Client {
                 Err(error) => error,
             };
             if error.transport() == Some(Transport::Late) {
-                limit = (limit * 2).min(TRY_MAX);
+                patience.was_late(&asked);
             }
             match self.after(&address, &error, doubt) {
                 Next::GiveUp => return Err(error.into()),
                 Next::Follow if redirects < REDIRECTS_MAX => redirects += 1,
                 Next::Follow | Next::Pause => {
-                    let wait = pause.mul_f64(0.5 + self.env.entropy.unit() / 2.0);
+                    let wait = match &error {
+                        // Never sooner than it said: whoever comes back early only adds to the load.
+                        WireError::Remote(e) if let Some(asked) = e.retry_after() => {
+                            asked.max(pause).mul_f64(1.0 + self.env.entropy.unit() / 2.0)
+                        }
+                        _ => pause.mul_f64(0.5 + self.env.entropy.unit() / 2.0),
+                    };
                     if clock.now() + wait >= deadline {
                         return Err(exhausted(error.into()));
                     }
@@ -108,7 +137,7 @@ impl Client {
             return Ok(());
         }
         let begun = self.env.clock.now();
-        let address = self.view.whom_to_ask();
+        let address = self.view.whom_to_ask(begun).address;
         let until = deadline.min(begun + TRY_MIN);
         let request = GetMap { known: self.view.epoch() };
         let reply = self.wire.try_call(&address, &request, until, true).await;
@@ -142,4 +171,26 @@ fn exhausted(last: Error) -> Error {
         last.message
     );
     Error { message, ..last }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only a leader that others go on naming is waited for longer; whoever comes next is not.
+    #[test]
+    fn patience_is_with_the_named_leader_only() {
+        let asked = |address: &str, named| Asked { address: address.into(), named };
+        let mut patience = Patience::default();
+        let (leader, turn, other) = (asked("a:1", true), asked("a:1", false), asked("b:1", true));
+        patience.was_late(&leader);
+        assert_eq!(patience.with(&leader), TRY_MIN * 2);
+        assert_eq!((patience.with(&turn), patience.with(&other)), (TRY_MIN, TRY_MIN));
+        (0..9).for_each(|_| patience.was_late(&leader));
+        assert_eq!(patience.with(&leader), TRY_MAX);
+        patience.was_late(&turn);
+        assert_eq!(patience.with(&leader), TRY_MAX, "by turns says nothing about a leader");
+        patience.was_late(&other);
+        assert_eq!(patience.with(&leader), TRY_MIN);
+    }
 }

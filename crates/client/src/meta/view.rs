@@ -12,6 +12,15 @@ use tokio::time::Instant;
 /// still name it until they have elected the next one.
 const SHUN: Duration = Duration::from_millis(500);
 
+/// Whom to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// `HOST:PORT`.
+    pub(crate) address: String,
+    /// It is believed to lead; else it is just the next one.
+    pub(crate) named: bool,
+}
+
 /// The newest map seen, and the leader.
 pub(crate) struct View {
     map: ArcSwap<ClusterMap>,
@@ -54,15 +63,22 @@ impl View {
         self.map.rcu(|old| if map.epoch > old.epoch { map.clone() } else { old.clone() });
     }
 
-    /// Whom to ask: the leader if it is known, else one address after the other.
-    pub(crate) fn whom_to_ask(&self) -> String {
+    /// Whom to ask: the leader if it is known, else one address after the other, but nobody who just did not answer
+    /// as long as there is somebody else.
+    pub(crate) fn whom_to_ask(&self, now: Instant) -> Asked {
         let mut leader = self.leader.lock();
         if let Some(address) = &leader.address {
-            return address.clone();
+            return Asked { address: address.clone(), named: true };
         }
-        let all = self.addresses();
+        let mut all = self.addresses();
+        if let Some((shunned, until)) = &leader.shunned
+            && now < *until
+            && all.len() > 1
+        {
+            all.retain(|address| address != shunned);
+        }
         leader.cursor = (leader.cursor + 1) % all.len();
-        all[leader.cursor].clone()
+        Asked { address: all[leader.cursor].clone(), named: false }
     }
 
     /// Nodes believed to answer, then the seeds that are not among them, then the rest.
@@ -123,12 +139,25 @@ mod tests {
 
     #[test]
     fn asks_one_after_the_other_until_one_leads() {
-        let view = view();
-        let mut asked: Vec<String> = (0..3).map(|_| view.whom_to_ask()).collect();
+        let (view, now) = (view(), Instant::now());
+        let mut asked: Vec<String> = (0..3).map(|_| view.whom_to_ask(now).address).collect();
         asked.sort();
         assert_eq!(asked, ["a:1", "b:1", "c:1"]);
         view.leads("b:1");
-        assert_eq!(view.whom_to_ask(), "b:1");
+        assert_eq!(view.whom_to_ask(now), Asked { address: "b:1".into(), named: true });
+    }
+
+    /// Whoever just kept silent is not asked again by turns, unless nobody else is there.
+    #[test]
+    fn the_silent_are_skipped() {
+        let (view, now) = (view(), Instant::now());
+        view.leads("b:1");
+        view.failed("b:1", now);
+        assert!((0..9).all(|_| view.whom_to_ask(now).address != "b:1"));
+        assert!((0..3).any(|_| view.whom_to_ask(now + SHUN).address == "b:1"));
+        let alone = View::new(vec!["b:1".into()]);
+        alone.failed("b:1", now);
+        assert_eq!(alone.whom_to_ask(now), Asked { address: "b:1".into(), named: false });
     }
 
     #[test]
@@ -139,7 +168,7 @@ mod tests {
         assert!(!view.redirected("a:1", Some("b:1".into()), now));
         assert_ne!(view.leader.lock().address.as_deref(), Some("b:1"));
         assert!(view.redirected("a:1", Some("c:1".into()), now));
-        assert_eq!(view.whom_to_ask(), "c:1");
+        assert_eq!(view.whom_to_ask(now).address, "c:1");
         assert!(view.redirected("c:1", Some("b:1".into()), now + SHUN));
         assert!(!view.redirected("b:1", None, now));
     }

@@ -4,6 +4,9 @@
 //! clients and peers counted by distinct zone, and a closed connection, which counts at once. It only
 //! proposes: each verdict names the boot it is about, and the state machine decides.
 //!
+//! A silent node that nodes in more than half of the other zones reach is not dead, whatever the leader hears: the
+//! two do not reach each other. It is gone round, and neither Down nor rebuilt, as long as that lasts.
+//!
 //! Times are given by the caller, from any monotonic clock. A new leader has a grace period, the leader's
 //! own pauses are forgiven, and a node that flaps has to be well for longer each time before it is Up.
 
@@ -15,7 +18,7 @@ use everhold_proto::NodeId;
 use everhold_proto::command::MapCommand;
 use everhold_proto::map::{ClusterMap, Node, NodeState};
 use phi::Arrivals;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Parameters of the detector.
@@ -100,8 +103,17 @@ pub enum Observation {
         /// The reporter's zone, or another stable name of where it stands; counted once.
         zone: String,
     },
+    /// A node that the map does not call Up answered another node.
+    Reached {
+        /// Whom.
+        node: NodeId,
+        /// The other node's zone; counted once.
+        zone: String,
+    },
 }
 
+/// Why a node is doubted and not given up.
+const ALIVE: &str = "the leader does not hear it, and nodes in most other zones reach it: look at the network between the two";
 /// Zones remembered for each reported node.
 const REPORTING_ZONES_MAX: usize = 32;
 /// Doublings of the time to recover: 400 ms become half a minute at most.
@@ -118,6 +130,9 @@ struct Watched {
     refused: bool,
     leaving: bool,
     reports: BTreeMap<String, Duration>,
+    reached: BTreeMap<String, Duration>,
+    /// So many zones have to reach it for it to be alive.
+    zones_needed: usize,
     flaps: u32,
     last_flap: Duration,
     /// Seen Down in the map since then.
@@ -136,6 +151,8 @@ impl Watched {
             refused: false,
             leaving: false,
             reports: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            zones_needed: usize::MAX,
             flaps: 0,
             last_flap: Duration::ZERO,
             down_since: None,
@@ -184,13 +201,12 @@ impl Detector {
                 watched.refused = true;
                 watched.well_since = None;
             }),
-            Observation::Unreachable { node, zone } => self.known(node, |watched| {
-                if watched.reports.len() < REPORTING_ZONES_MAX
-                    || watched.reports.contains_key(&zone)
-                {
-                    watched.reports.insert(zone, now);
-                }
-            }),
+            Observation::Unreachable { node, zone } => {
+                self.known(node, |watched| note(&mut watched.reports, zone, now));
+            }
+            Observation::Reached { node, zone } => {
+                self.known(node, |watched| note(&mut watched.reached, zone, now));
+            }
         }
     }
 
@@ -200,7 +216,7 @@ impl Detector {
         self.nodes.retain(|id, _| map.nodes.contains_key(id));
         let mut verdicts = Vec::new();
         for node in map.nodes.values() {
-            self.watched(node.id, node.boot, now);
+            self.watched(node.id, node.boot, now).zones_needed = majority_of_zones(map, node.id);
             self.follow(node, now);
             if let Some((state, reason)) = self.judge(node, now, braked) {
                 let (node, boot) = (node.id, node.boot);
@@ -287,11 +303,12 @@ impl Detector {
         let evidence = self.evidence(watched, now);
         match (node.state, evidence) {
             (Up, Evidence::Dead(why)) | (Suspect, Evidence::Dead(why)) => Some((Down, why)),
-            (Up, Evidence::Doubtful(why)) => Some((Suspect, why)),
+            (Up, Evidence::Doubtful(why) | Evidence::Alive(why)) => Some((Suspect, why)),
+            (Suspect, Evidence::Alive(why)) if node.reason != why => Some((Suspect, why)),
             (Suspect | Down | Out, Evidence::Well) if self.has_recovered(watched, now) => {
                 Some((Up, "answers again".into()))
             }
-            (Down, evidence) if !matches!(evidence, Evidence::Well) => {
+            (Down, evidence) if !matches!(evidence, Evidence::Well | Evidence::Alive(_)) => {
                 let down = watched.down_for(now)?;
                 let long_enough = down >= self.config.out_after && self.is_past_grace(now);
                 let give_up = long_enough && !node.maintenance && !braked;
@@ -307,6 +324,7 @@ impl Detector {
             return Evidence::Dead("stopped on purpose".into());
         }
         if watched.closed && watched.refused {
+            // Reports of others may be older than its end: whoever refuses a connection is not running.
             return Evidence::Dead(
                 "its process is gone: connection closed, a new one refused".into(),
             );
@@ -314,6 +332,9 @@ impl Detector {
         if watched.closed {
             let silence = watched.arrivals.silence(now);
             return if silence >= config.down_after && self.is_past_grace(now) {
+                if let Some(alive) = self.alive_elsewhere(watched, now) {
+                    return alive;
+                }
                 Evidence::Dead(format!("connection closed, {:.1} s ago", silence.as_secs_f64()))
             } else {
                 Evidence::Doubtful("its connection was closed".into())
@@ -333,6 +354,11 @@ impl Detector {
         let fresh = |at: &Duration| now.saturating_sub(*at) <= config.report_life;
         let zones = watched.reports.values().filter(|at| fresh(at)).count();
         let text = || format!("no heartbeat for {:.1} s (phi {phi:.1})", silence.as_secs_f64());
+        if silence >= config.suspect_after_max
+            && let Some(alive) = self.alive_elsewhere(watched, now)
+        {
+            return alive;
+        }
         if silence >= config.down_after {
             return Evidence::Dead(text());
         }
@@ -350,6 +376,14 @@ impl Detector {
         Evidence::Well
     }
 
+    /// What is known of a node that the leader does not hear, if enough others do.
+    fn alive_elsewhere(&self, watched: &Watched, now: Duration) -> Option<Evidence> {
+        let fresh = |at: &Duration| now.saturating_sub(*at) <= self.config.report_life;
+        let zones = watched.reached.values().filter(|at| fresh(at)).count();
+        // The same words each time: a reason that changes is a new version of the map.
+        (zones >= watched.zones_needed).then(|| Evidence::Alive(ALIVE.into()))
+    }
+
     fn is_past_grace(&self, now: Duration) -> bool {
         now.saturating_sub(self.started) >= self.config.grace
     }
@@ -360,10 +394,26 @@ impl Detector {
     }
 }
 
+/// Notes what a zone says; new zones only up to a bound.
+fn note(zones: &mut BTreeMap<String, Duration>, zone: String, now: Duration) {
+    if zones.len() < REPORTING_ZONES_MAX || zones.contains_key(&zone) {
+        zones.insert(zone, now);
+    }
+}
+
+/// More than half of the zones in which other nodes are Up.
+fn majority_of_zones(map: &ClusterMap, but: NodeId) -> usize {
+    let others = map.nodes.values().filter(|node| node.id != but && node.state == NodeState::Up);
+    let zones: BTreeSet<String> = others.map(Node::zone).collect();
+    (zones.len() / 2 + 1).min(REPORTING_ZONES_MAX)
+}
+
 /// What the observations say of one node.
 enum Evidence {
     Well,
     Unknown,
     Doubtful(String),
+    /// Others reach it; only the leader does not.
+    Alive(String),
     Dead(String),
 }

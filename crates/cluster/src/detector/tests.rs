@@ -260,3 +260,43 @@ fn time_down_under_an_earlier_leader_counts() {
     let grace = config.grace.as_millis() as u64;
     assert!((grace..=grace + 1_000).contains(&out_after), "{out_after}");
 }
+
+impl Bench {
+    /// Lets time pass while nodes in these zones reach a node that the leader does not hear.
+    fn pass_reached(&mut self, millis: u64, node: u32, zones: &[&str]) {
+        for _ in 0..millis / TICK {
+            for zone in zones {
+                let (node, zone) = (NodeId(node), format!("/{zone}"));
+                self.observe(Observation::Reached { node, zone });
+            }
+            self.pass(TICK);
+        }
+    }
+}
+
+/// A node that only the leader does not hear is gone round, and neither Down nor given up, as long as nodes in more
+/// than half of the other zones reach it. When they do not either, it is dead.
+#[test]
+fn whoever_others_reach_is_not_given_up() {
+    let mut bench = Bench::new();
+    bench.pass(5000);
+    bench.silent = vec![3];
+    bench.pass_reached(60_000, 3, &["a", "b"]);
+    assert_eq!(bench.state(3), NodeState::Suspect);
+    assert!(bench.world.map().nodes[&NodeId(3)].reason.contains("does not hear it"));
+    bench.until(3, NodeState::Down);
+    bench.pass_reached(60_000, 3, &["a", "b"]);
+    assert_eq!(bench.state(3), NodeState::Down, "reached again: it is not given up");
+    bench.silent.clear();
+    bench.until(3, NodeState::Up);
+}
+
+/// One zone of two is no majority: that may be the other half of a network that is cut in two.
+#[test]
+fn half_of_the_zones_are_not_enough() {
+    let mut bench = Bench::new();
+    bench.pass(5000);
+    bench.silent = vec![3];
+    bench.pass_reached(30_000, 3, &["a"]);
+    assert_eq!(bench.state(3), NodeState::Out);
+}

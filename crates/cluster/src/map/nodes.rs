@@ -125,7 +125,15 @@ pub(crate) fn set_state(
     if node.boot != boot {
         return Ok(conflict(format!("{id} registered again since boot {boot}")));
     }
+    if node.state == to && (to != NodeState::Suspect || node.reason == reason) {
+        return Ok(Answer::Done);
+    }
     if node.state == to {
+        // Doubted for another reason than at first, which an operator should know.
+        node.reason = reason.into();
+        put_node(ctx, &node)?;
+        raise_epoch(ctx);
+        event(ctx, id, format!("{to}: {reason}"))?;
         return Ok(Answer::Done);
     }
     if !may_become(&node, to) {

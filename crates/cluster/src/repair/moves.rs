@@ -1,16 +1,18 @@
 //! Moves for evenness: a disk joins, and when it is full another one leaves.
 
-use super::{Planner, copies, is_misplaced, is_overfull, settled};
+use super::{Evenness, Planner, copies, is_lost, is_misplaced, is_overfull, settled};
 use crate::placement::{Placement, level, replacement};
 use everhold_proto::DiskId;
 use everhold_proto::command::PgChange;
-use everhold_proto::map::{ClusterMap, Member, Pg, Spread};
+use everhold_proto::map::{ClusterMap, DiskState, Member, Pg, Spread};
 
 /// PGs without blocks in motion at a time: moving them costs nothing.
 const EMPTY_MOVES_MAX: usize = 32;
 /// A move is worth its cost when the source has this much more for its capacity than the target
 /// would have: 6/5, a fifth more.
-const IMBALANCE: (u64, u64) = (6, 5);
+const WORTHWHILE: (u64, u64) = (6, 5);
+/// Whatever makes the disks evener: the source has more than the target would have.
+const EXACT: (u64, u64) = (1, 1);
 
 impl Planner<'_> {
     /// Plans moves, unless something is being repaired: that comes first.
@@ -60,6 +62,10 @@ impl Planner<'_> {
         let disks: Vec<DiskId> = pg.members.iter().map(|member| member.disk).collect();
         let spread = |disks: &[DiskId]| domains(map, pg, disks);
         let before = spread(&disks);
+        let over = match self.limits.evenness {
+            Evenness::Worthwhile => WORTHWHILE,
+            Evenness::Exact => EXACT,
+        };
         let mut sources = disks.clone();
         sources.sort_by_key(|disk| {
             (!is_overfull(map, *disk), std::cmp::Reverse(self.placement.load_with(*disk, 0)), *disk)
@@ -70,7 +76,7 @@ impl Planner<'_> {
             let after = spread(&[kept.clone(), vec![target]].concat());
             let from = self.placement.load_with(source, 0);
             let to = self.placement.load_with(target, 1);
-            let evener = from.saturating_mul(IMBALANCE.1) > to.saturating_mul(IMBALANCE.0);
+            let evener = from.saturating_mul(over.1) > to.saturating_mul(over.0);
             let worth_it = evener || is_overfull(map, source);
             if after > before || (after == before && worth_it) {
                 let mut next = pg.clone();
@@ -93,9 +99,18 @@ fn domains(map: &ClusterMap, pg: &Pg, disks: &[DiskId]) -> (usize, usize) {
 /// Who should leave a PG that has a member too many: one that is drained, misplaced or on a full disk;
 /// then one whose going costs no domain of the policy's level, and no zone; then one that lags behind a member that came later (a former took
 /// its place back beside it); then the one on the most loaded disk. The newest member is still to prove
-/// itself and stays, as long as its disk is in order.
-pub(super) fn leaver(map: &ClusterMap, placement: &Placement<'_>, pg: &Pg) -> Option<DiskId> {
-    let newest = pg.members.iter().map(|member| member.joined).max();
+/// itself and stays, as long as its disk is in order. If it came to another disk of a node that was in the PG already, the
+/// two are a move within that node: once the newest is full, one of them leaves.
+pub(crate) fn leaver(map: &ClusterMap, placement: &Placement<'_>, pg: &Pg) -> Option<DiskId> {
+    let newest = pg.members.iter().max_by_key(|member| (member.joined, member.disk));
+    let is_newest = |member: &Member| newest.is_some_and(|newest| newest.joined == member.joined);
+    let within = newest.filter(|newest| {
+        is_misplaced(map, pg, newest) && !is_lost(map, newest.disk) && !is_leaving(map, newest.disk)
+    });
+    let moves_within = |member: &Member| {
+        let node = |disk| map.disks.get(&disk).map(|disk| disk.node);
+        within.is_some_and(|newest| node(newest.disk) == node(member.disk))
+    };
     let is_settled = |disk| settled(map, pg).any(|member| member.disk == disk);
     let domains_without = |member: &Member| {
         let others = pg.members.iter().map(|m| m.disk).filter(|disk| *disk != member.disk);
@@ -104,10 +119,11 @@ pub(super) fn leaver(map: &ClusterMap, placement: &Placement<'_>, pg: &Pg) -> Op
     pg.members
         .iter()
         .filter(|member| {
-            member.is_full() || Some(member.joined) != newest || !is_settled(member.disk)
+            let disorderly = !is_settled(member.disk) && !moves_within(member);
+            member.is_full() || !is_newest(member) || disorderly
         })
         .max_by_key(|member| {
-            let unwanted = !is_settled(member.disk) || is_misplaced(map, pg, member);
+            let unwanted = !is_settled(member.disk) || moves_within(member);
             (
                 unwanted || is_overfull(map, member.disk),
                 domains_without(member),
@@ -117,4 +133,8 @@ pub(super) fn leaver(map: &ClusterMap, placement: &Placement<'_>, pg: &Pg) -> Op
             )
         })
         .map(|member| member.disk)
+}
+
+fn is_leaving(map: &ClusterMap, disk: DiskId) -> bool {
+    map.disks.get(&disk).is_none_or(|disk| disk.state == DiskState::Draining)
 }

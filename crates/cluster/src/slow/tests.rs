@@ -24,7 +24,7 @@ impl Case {
         let speed = |(place, ms): (usize, &u32)| {
             let disk = DiskId(place as u32 + 1);
             let micros = Some(ms * 1000);
-            (disk, DiskSpeed { disk, write_micros: micros, read_micros: None })
+            (disk, DiskSpeed { disk, write_micros: micros, read_micros: None, answer_micros: None })
         };
         let speeds = millis.iter().enumerate().map(speed).collect();
         let mut count = 0;
@@ -115,4 +115,48 @@ fn a_gap_in_the_figures_clears_nobody() {
     assert_eq!(case.run(1, &[2, 2, 40, 2, 2]), 0);
     assert_eq!(case.run(1, &[]), 0);
     assert_eq!(case.run(1, &[2, 2, 40, 2, 2]), 1);
+}
+
+/// A node whose calls take far longer than those of the others is slow with all its disks; one that is as quick as a
+/// person can tell is not, and disks of one node are no measure of each other.
+#[test]
+fn a_slow_node_is_named() {
+    let mut case = Case::new(5);
+    let mut run = |seconds: u64, millis: &[u32]| {
+        let speed = |(place, ms): (usize, &u32)| {
+            let disk = DiskId(place as u32 + 1);
+            let answer_micros = Some(ms * 1000);
+            (disk, DiskSpeed { disk, write_micros: None, read_micros: None, answer_micros })
+        };
+        let speeds: BTreeMap<_, _> = millis.iter().enumerate().map(speed).collect();
+        let mut told = Vec::new();
+        for _ in 0..seconds * 5 {
+            case.now += Duration::from_millis(200);
+            for verdict in case.judge.verdicts(&case.world.map(), &speeds, case.now) {
+                told.push(format!("{verdict:?}"));
+                case.world.map_command(verdict);
+            }
+        }
+        told
+    };
+    assert!(run(10, &[1, 2, 140, 1, 2]).is_empty());
+    let told = run(3, &[1, 2, 700, 1, 2]);
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("answers of its node take 700.0 ms"), "{told:?}");
+}
+
+/// A disk that stays slow is emptied after a while, if others can take its blocks; where they cannot, nothing happens,
+/// and it is tried again.
+#[test]
+fn a_disk_that_stays_slow_is_emptied() {
+    let mut case = Case::new(5);
+    case.run(3, &[2, 2, 40, 2, 2]);
+    assert_eq!(case.run(590, &[2, 2, 40, 2, 2]), 0);
+    assert_eq!(case.run(20, &[2, 2, 40, 2, 2]), 1);
+    assert_eq!(case.state(3), DiskState::Draining);
+    let mut small = Case::new(3);
+    small.run(3, &[2, 2, 40]);
+    let tried = small.run(600 + 180, &[2, 2, 40]);
+    assert!((2..=4).contains(&tried), "{tried}");
+    assert_eq!(small.state(3), DiskState::Slow, "three copies need three nodes");
 }

@@ -146,7 +146,7 @@ fn health_tells_what_is_wrong() {
     let status = |world: &World| {
         let map = world.map();
         let repair = crate::reads::repair_status(&world.kv, &map).unwrap();
-        crate::health::findings(&map, &repair, None, &now.voters)
+        crate::health::findings(&map, &repair, None, &now.voters, &[])
     };
     assert_eq!(status(&world), vec![]);
     world.set_node(2, NodeState::Down);

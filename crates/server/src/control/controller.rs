@@ -7,11 +7,11 @@
 use super::Observation;
 use everhold_cluster::brake;
 use everhold_cluster::detector::{self, Detector, DetectorConfig};
-use everhold_cluster::repair::{self, Limits};
+use everhold_cluster::repair::{self, Evenness, Limits};
 use everhold_cluster::slow::{SlowConfig, SlowDisks};
 use everhold_cluster::voters::{self, Membership, VoterPlan};
 use everhold_proto::command::{Command, DiskUsage, MapCommand, TableCommand};
-use everhold_proto::map::{ClusterMap, Disk, Node, NodeState};
+use everhold_proto::map::{ClusterMap, Disk, DiskState, Node, NodeState};
 use everhold_proto::rpc::DiskSpeed;
 use everhold_proto::{DiskId, Epoch, NodeId, PolicyId, RaftId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +44,8 @@ pub(crate) struct View<'a> {
     pub(crate) map: &'a ClusterMap,
     /// How fast the disks answered lately.
     pub(crate) speeds: BTreeMap<DiskId, DiskSpeed>,
+    /// How even the disks are to be.
+    pub(crate) evenness: Evenness,
     /// What costs more to read, when [`Controller::looks_slowly`] said so.
     pub(crate) slow: Option<SlowView>,
 }
@@ -59,6 +61,8 @@ pub(crate) struct SlowView {
     pub(crate) sweepable: bool,
     /// Who is in Raft.
     pub(crate) members: Membership,
+    /// Disks that their own nodes call failed, and why.
+    pub(crate) failed: Vec<(DiskId, String)>,
 }
 
 /// What the shell should do.
@@ -90,6 +94,8 @@ pub(crate) enum Task {
     Usage,
     /// Disks that are slow, or no longer.
     Slow,
+    /// Disks that have failed.
+    Failed,
     /// The brake went on or off.
     Brake,
 }
@@ -177,7 +183,7 @@ impl Controller {
         self.note_growth(view.map, now);
         if view.slow.is_some() || view.map.epoch != self.planned_on {
             self.planned_on = view.map.epoch;
-            let plan = self.plan(view.map, now);
+            let plan = self.plan(view.map, view.evenness, now);
             propose(&mut actions, Task::Plan, plan.into_iter().map(Command::Map));
         }
         if let Some(slow) = &view.slow {
@@ -198,6 +204,11 @@ impl Controller {
             }
             Observation::Leaving { node, boot, at } => {
                 (at, detector::Observation::Leaving { node, boot })
+            }
+            Observation::Reached { node, reporter, at } => {
+                let of_node = map.nodes.get(&reporter).map(|node| node.zone());
+                let Some(zone) = of_node else { return };
+                (at, detector::Observation::Reached { node, zone })
             }
             Observation::Closed { node, at } => {
                 self.probes.insert(node);
@@ -231,9 +242,9 @@ impl Controller {
 
     /// The planner's actions. New PGs wait a moment while disks are still being added, so that the
     /// first ones are not all made of the first nodes.
-    fn plan(&self, map: &ClusterMap, now: Duration) -> Vec<MapCommand> {
+    fn plan(&self, map: &ClusterMap, evenness: Evenness, now: Duration) -> Vec<MapCommand> {
         let now_ms = self.log_ms + u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let limits = Limits { braked: self.brake.is_some(), now_ms, ..Limits::default() };
+        let limits = Limits { braked: self.brake.is_some(), now_ms, evenness, ..Limits::default() };
         let mut plan = repair::plan(map, &limits);
         if !self.has_settled(map, now) {
             plan.retain(|command| !matches!(command, MapCommand::CreatePgs { .. }));
@@ -259,6 +270,8 @@ impl Controller {
         propose(actions, Task::Sessions, ended.map(|id| Command::EndSession { session: *id }));
         let sweep = Command::Table(TableCommand::Sweep { limit: SWEEP_LIMIT });
         propose(actions, Task::Sweep, view.sweepable.then_some(sweep));
+        let failed = newly_failed(map, &view.failed);
+        propose(actions, Task::Failed, failed.map(Command::Map));
         let usage = changed_usage(map, &view.usage);
         let usage = (!usage.is_empty()).then(|| Command::Map(MapCommand::SetDiskUsage(usage)));
         propose(actions, Task::Usage, usage);
@@ -307,6 +320,15 @@ fn propose(actions: &mut Vec<Action>, task: Task, commands: impl IntoIterator<It
     if !commands.is_empty() {
         actions.push(Action::Propose(task, commands));
     }
+}
+
+/// Disks that their nodes call failed and the map does not, yet.
+fn newly_failed(map: &ClusterMap, failed: &[(DiskId, String)]) -> impl Iterator<Item = MapCommand> {
+    let is_new = |id: &DiskId| map.disks.get(id).is_some_and(|d| d.state != DiskState::Failed);
+    failed.iter().filter(move |(disk, _)| is_new(disk)).map(|(disk, why)| {
+        let reason = format!("its node says: {why}");
+        MapCommand::SetDiskState { disk: *disk, state: DiskState::Failed, reason }
+    })
 }
 
 /// Usage that differs enough from the map's to be worth an entry and a new epoch.

@@ -7,8 +7,9 @@ use super::actions::Hands;
 use super::controller::{Controller, Event, SlowView, View};
 use crate::node::Node;
 use everhold_cluster::detector::DetectorConfig;
-use everhold_cluster::reads;
+use everhold_cluster::repair::Evenness;
 use everhold_cluster::voters::Membership;
+use everhold_cluster::{reads, rebalance};
 use everhold_consensus::{Consensus, RaftStatus, Role};
 use everhold_proto::kv::{KvRead, KvResult, get_row, prefix_end};
 use everhold_proto::limits::{DEAD_GRACE_MS, SESSION_TTL_MS};
@@ -90,15 +91,31 @@ fn round(
     } else {
         (node.local_map()?, None)
     };
+    let evenness = evenness(node, &map, slow.is_some());
     controller.apply(Event::Heard(node.observations.take()), &map, now);
     while let Ok(gone) = refused.try_recv() {
         controller.apply(Event::Refused(gone), &map, now);
     }
-    let actions =
-        controller.tick(&View { map: &map, speeds: node.observations.speeds(now), slow }, now);
+    let view = View { map: &map, speeds: node.observations.speeds(now), evenness, slow };
+    let actions = controller.tick(&view, now);
     node.observations.publish(map.clone(), controller.brake().map(Into::into));
     actions.into_iter().for_each(|action| hands.act(action, &map));
     Ok(())
+}
+
+/// How even the disks are to be. An order to rebalance ends when nothing is left to move; that is looked at about once a
+/// second.
+fn evenness(node: &Node, map: &ClusterMap, looks: bool) -> Evenness {
+    if !node.observations.rebalance_ordered() {
+        return Evenness::Worthwhile;
+    }
+    let done =
+        || rebalance::in_motion(map) == 0 && rebalance::forecast(map, Evenness::Exact).moves == 0;
+    if looks && done() {
+        tracing::info!("the rebalance that was ordered is done");
+        node.observations.order_rebalance(false);
+    }
+    Evenness::Exact
 }
 
 fn is_leading(node: &Node, consensus: &Arc<Consensus>, term: u64) -> bool {
@@ -123,6 +140,7 @@ fn look_slowly(node: &Node, consensus: &Consensus) -> Result<(Arc<ClusterMap>, S
         expired: node.observations.expired_sessions(&open, ttl, now),
         sweepable,
         members: membership(&consensus.status()),
+        failed: node.observations.failed_disks(),
     };
     Ok((Arc::new(map), slow))
 }

@@ -12,4 +12,4 @@ mod status;
 
 pub(crate) use lead::run;
 pub use observations::{NodeSeen, Observation, Observations};
-pub(crate) use status::cluster_status;
+pub(crate) use status::{add_rate, cluster_status};

@@ -8,7 +8,7 @@
 use everhold_proto::command::DiskUsage;
 use everhold_proto::limits::NODES_MAX;
 use everhold_proto::map::ClusterMap;
-use everhold_proto::rpc::{DiskSpeed, Heartbeat, HeartbeatReply, RepairProgress};
+use everhold_proto::rpc::{BreakerStatus, DiskSpeed, Heartbeat, HeartbeatReply, RepairProgress};
 use everhold_proto::{DiskId, Epoch, NodeId, SessionId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,6 +28,12 @@ const SESSIONS_MAX: usize = 1 << 18;
 const STRANGE_AFTER: Duration = Duration::from_secs(2);
 /// Older figures of disks say nothing.
 const SPEED_LIFE: Duration = Duration::from_secs(2);
+/// Clients tell of their breakers every second; what was told longer ago is over.
+const BREAKER_LIFE: Duration = Duration::from_secs(4);
+/// Breakers that are remembered: of all clients of a machine room against a few sick nodes.
+const BREAKERS_MAX: usize = 4096;
+/// Longest text of a breaker that is kept.
+const BREAKER_TEXT_MAX: usize = 200;
 /// Repair progress is sampled this often, and so many samples make the rate.
 const RATE_SAMPLE: Duration = Duration::from_secs(1);
 const RATE_SAMPLES: usize = 10;
@@ -57,6 +63,15 @@ pub enum Observation {
         node: NodeId,
         /// Who says so, when it is a node.
         reporter: Option<NodeId>,
+        /// When.
+        at: Instant,
+    },
+    /// A node that the map does not call Up answered somebody.
+    Reached {
+        /// Whom.
+        node: NodeId,
+        /// Who says so.
+        reporter: NodeId,
         /// When.
         at: Instant,
     },
@@ -90,6 +105,8 @@ pub struct NodeSeen {
     pub leaving: bool,
     /// How fast its disks answered.
     pub speeds: Vec<DiskSpeed>,
+    /// Disks of it that have failed.
+    pub failed: Vec<(DiskId, String)>,
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -109,9 +126,12 @@ struct Inner {
     map: Arc<ClusterMap>,
     /// Since when nodes are heard that the map does not have.
     strangers: BTreeMap<NodeId, Instant>,
+    /// Circuit breakers of clients that are not closed, and when that was told.
+    breakers: BTreeMap<(String, NodeId), (BreakerStatus, Instant)>,
     /// Nodes with a disk that is a member somewhere and not full there.
     work: BTreeSet<NodeId>,
     brake: Option<String>,
+    rebalance: bool,
 }
 
 impl Observations {
@@ -136,6 +156,9 @@ impl Observations {
         for target in &unreachable {
             inner.push(Observation::Unreachable { node: *target, reporter: Some(node), at: now });
         }
+        for target in heartbeat.reached.iter().take(NODES_MAX).filter(|n| **n != node) {
+            inner.push(Observation::Reached { node: *target, reporter: node, at: now });
+        }
         let said_before = known_leaving(&inner, node, boot);
         if heartbeat.leaving && !said_before {
             inner.push(Observation::Leaving { node, boot, at: now });
@@ -156,6 +179,28 @@ impl Observations {
         for node in nodes.iter().take(NODES_MAX).filter(|n| Some(**n) != reporter) {
             inner.push(Observation::Unreachable { node: *node, reporter, at: now });
         }
+    }
+
+    /// A client told of its circuit breakers.
+    pub fn breakers_told(&self, breakers: Vec<BreakerStatus>, now: Instant) {
+        let mut inner = self.inner.lock();
+        inner.breakers.retain(|_, (_, at)| now.saturating_duration_since(*at) <= BREAKER_LIFE);
+        for mut breaker in breakers.into_iter().take(NODES_MAX) {
+            shorten(&mut breaker.of);
+            shorten(&mut breaker.reason);
+            let key = (breaker.of.clone(), breaker.node);
+            if inner.breakers.len() < BREAKERS_MAX || inner.breakers.contains_key(&key) {
+                inner.breakers.insert(key, (breaker, now));
+            }
+        }
+    }
+
+    /// Circuit breakers of clients that are not closed.
+    pub fn breakers(&self, now: Instant) -> Vec<BreakerStatus> {
+        let inner = self.inner.lock();
+        let fresh = |at: Instant| now.saturating_duration_since(at) <= BREAKER_LIFE;
+        let told = inner.breakers.values().filter(|(_, at)| fresh(*at));
+        told.map(|(breaker, _)| breaker.clone()).collect()
     }
 
     /// A client's session was opened, renewed or used: its time to live starts anew.
@@ -250,6 +295,32 @@ impl Observations {
         speeds.map(|speed| (speed.disk, *speed)).collect()
     }
 
+    /// Disks that their own nodes call failed, and why.
+    pub fn failed_disks(&self) -> Vec<(DiskId, String)> {
+        let inner = self.inner.lock();
+        let of = |node: NodeId, disk: DiskId| {
+            inner.map.disks.get(&disk).is_some_and(|row| row.node == node)
+        };
+        let told = inner.nodes.iter().flat_map(|(node, seen)| {
+            seen.failed.iter().filter(|(disk, _)| of(*node, *disk)).cloned()
+        });
+        told.map(|(disk, mut why)| {
+            shorten(&mut why);
+            (disk, why)
+        })
+        .collect()
+    }
+
+    /// An operator wants the disks as even as they can be, or no longer.
+    pub fn order_rebalance(&self, wanted: bool) {
+        self.inner.lock().rebalance = wanted;
+    }
+
+    /// Whether an operator wants the disks as even as they can be.
+    pub fn rebalance_ordered(&self) -> bool {
+        self.inner.lock().rebalance
+    }
+
     /// Sessions of `open` that were not seen for `ttl`. One that was never seen counts from now on:
     /// deadlines start anew with a leader.
     pub fn expired_sessions(
@@ -280,6 +351,12 @@ impl Observations {
             .filter(|seen| now.saturating_duration_since(seen.at) < horizon)
             .map(NodeSeen::fetch_rate)
             .sum()
+    }
+}
+
+fn shorten(text: &mut String) {
+    if let Some((at, _)) = text.char_indices().nth(BREAKER_TEXT_MAX) {
+        text.truncate(at);
     }
 }
 
@@ -321,6 +398,7 @@ impl Inner {
             repair: heartbeat.repair,
             leaving: heartbeat.leaving,
             speeds: heartbeat.speeds.iter().copied().take(DISKS_PER_NODE_MAX).collect(),
+            failed: heartbeat.failed.iter().take(DISKS_PER_NODE_MAX).cloned().collect(),
             samples,
         };
         self.nodes.insert(heartbeat.node, seen);
@@ -362,9 +440,11 @@ mod tests {
             epoch: Epoch(1),
             disks: vec![],
             unreachable: vec![],
+            reached: vec![],
             repair: RepairProgress { fetched_bytes, ..Default::default() },
             leaving: false,
             speeds: vec![],
+            failed: vec![],
         }
     }
 
@@ -433,6 +513,29 @@ mod tests {
         seen.session_seen(SessionId(1), start + Duration::from_secs(20));
         let late = start + Duration::from_secs(31);
         assert_eq!(seen.expired_sessions(&open, ttl, late), [SessionId(2)]);
+    }
+
+    /// What clients tell of their breakers is bounded, shortened and forgotten.
+    #[test]
+    fn breakers_are_remembered_for_a_while() {
+        let (seen, now) = (Observations::new(), Instant::now());
+        let breaker = |of: &str, node| BreakerStatus {
+            of: of.into(),
+            node: NodeId(node),
+            state: everhold_proto::rpc::BreakerState::Open,
+            for_ms: 5,
+            reason: "x".repeat(10_000),
+        };
+        seen.breakers_told(vec![breaker("a", 1), breaker("b", 1)], now);
+        seen.breakers_told(vec![breaker("a", 1)], now + BREAKER_LIFE);
+        assert_eq!(seen.breakers(now + BREAKER_LIFE).len(), 2);
+        let later = seen.breakers(now + BREAKER_LIFE * 2);
+        assert_eq!(later.iter().map(|b| b.of.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(later[0].reason.len(), BREAKER_TEXT_MAX);
+        for client in 0..2 * BREAKERS_MAX {
+            seen.breakers_told(vec![breaker(&client.to_string(), 1)], now);
+        }
+        assert_eq!(seen.breakers(now).len(), BREAKERS_MAX);
     }
 
     /// Whatever arrives, the queue stays within its bound and keeps the newest.

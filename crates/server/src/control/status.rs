@@ -27,10 +27,12 @@ pub(crate) async fn cluster_status(
         })
         .await?;
     let raft = node.leading()?.status();
-    add_rate(&mut repair, node.observations.repair_rate(node.env.clock.now()));
+    let now = node.env.clock.now();
+    add_rate(&mut repair, node.observations.repair_rate(now));
+    let breakers = node.observations.breakers(now);
     let members = membership(&raft);
     let brake = node.observations.brake();
-    let health = health::findings(&map, &repair, brake.as_deref(), &members.voters);
+    let health = health::findings(&map, &repair, brake.as_deref(), &members.voters, &breakers);
     Ok(ClusterStatus {
         map,
         leader: raft.leader.map(|leader| leader.node),
@@ -41,12 +43,14 @@ pub(crate) async fn cluster_status(
         repair,
         brake,
         health,
+        breakers,
+        speeds: node.observations.speeds(now).into_values().collect(),
         inodes: header.inodes,
         bytes: header.bytes,
     })
 }
 
-fn add_rate(repair: &mut RepairStatus, bytes_per_second: f64) {
+pub(crate) fn add_rate(repair: &mut RepairStatus, bytes_per_second: f64) {
     repair.bytes_per_second = bytes_per_second;
     let moves = bytes_per_second >= RATE_MIN && repair.bytes_missing > 0;
     repair.eta_seconds = moves.then(|| repair.bytes_missing as f64 / bytes_per_second);

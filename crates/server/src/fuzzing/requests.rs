@@ -57,6 +57,9 @@ const REQUESTS: &[Form] = requests![
     PrepareLearner,
     RetireLearner,
     GetNodeStatus,
+    StartScrub,
+    Rebalance,
+    AddDisk,
 ];
 
 /// A request in postcard or JSON; the first byte says which.

@@ -1,15 +1,19 @@
-//! Bounds on work under way: a number of calls, or a number of bytes. What does not fit waits in a
-//! short queue; what finds the queue full, or waits too long, is told `Busy`.
+//! Fixed bounds on what is held: a number of calls, or a number of bytes. What does not fit waits in a
+//! short queue; what finds the queue full, or waits too long, is told `Busy`. How much *work* is taken on adapts to
+//! what can be done in time: that is [`everhold_client::Admission`].
 
 use everhold_env::Env;
-use everhold_proto::{Error, Kind};
+use everhold_proto::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// Nobody waits longer than this: a caller does better somewhere else, or later.
-const WAIT_MAX: Duration = Duration::from_secs(2);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(2);
+/// After so long it is worth asking again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// A bound on the number of calls under way.
 pub(crate) struct Gate(Budget);
@@ -20,9 +24,13 @@ impl Gate {
         Gate(Budget::new(what, calls_max, calls_max))
     }
 
-    /// Waits for a place.
-    pub(crate) async fn enter(&self, env: &Env) -> Result<OwnedSemaphorePermit, Error> {
-        self.0.take(env, 1).await
+    /// Waits for a place, at most until the deadline.
+    pub(crate) async fn enter(
+        &self,
+        env: &Env,
+        deadline: Instant,
+    ) -> Result<OwnedSemaphorePermit, Error> {
+        self.0.take(env, 1, deadline).await
     }
 }
 
@@ -42,19 +50,22 @@ impl Budget {
         Budget { what, units, units_max, waiting: AtomicUsize::new(0), waiting_max }
     }
 
-    /// Takes `units` until the permit is dropped; more than there are at all count as all.
+    /// Takes `units` until the permit is dropped; more than there are at all count as all. Nobody waits past its
+    /// deadline.
     pub(crate) async fn take(
         &self,
         env: &Env,
         units: usize,
+        deadline: Instant,
     ) -> Result<OwnedSemaphorePermit, Error> {
         let units = u32::try_from(units.min(self.units_max)).unwrap_or(u32::MAX);
         if let Ok(permit) = self.units.clone().try_acquire_many_owned(units) {
             return Ok(permit);
         }
-        let busy = || Error::new(Kind::Busy, format!("too many {} at once", self.what));
+        let busy = || Error::busy(format!("too many {} at once", self.what), RETRY_AFTER);
         let _place = Place::take(&self.waiting, self.waiting_max).ok_or_else(busy)?;
-        match env.clock.within(WAIT_MAX, self.units.clone().acquire_many_owned(units)).await {
+        let until = deadline.min(env.clock.now() + WAIT_MAX);
+        match env.clock.until(until, self.units.clone().acquire_many_owned(units)).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(busy()),
         }
@@ -81,23 +92,28 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use everhold_proto::Kind;
 
     /// A full budget queues one caller, sheds the next, and goes on when units come back.
     #[tokio::test(start_paused = true)]
     async fn queues_then_sheds() {
         let env = Env::real();
         let budget = Arc::new(Budget::new("bytes", 10, 1));
-        let all = budget.take(&env, 99).await.expect("is capped to all there is");
+        let later = env.clock.now() + Duration::from_secs(60);
+        let all = budget.take(&env, 99, later).await.expect("is capped to all there is");
         let (queue, wait_env) = (budget.clone(), env.clone());
-        let queued = env.tasks.spawn(async move { queue.take(&wait_env, 5).await.is_ok() });
+        let queued = env.tasks.spawn(async move { queue.take(&wait_env, 5, later).await.is_ok() });
         while budget.waiting.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(budget.take(&env, 1).await.expect_err("queue is full").kind, Kind::Busy);
+        assert_eq!(budget.take(&env, 1, later).await.expect_err("queue is full").kind, Kind::Busy);
         drop(all);
         assert_eq!(queued.join().await, Some(true));
-        let _all = budget.take(&env, 10).await.expect("all came back");
-        assert_eq!(budget.take(&env, 1).await.expect_err("waited long enough").kind, Kind::Busy);
+        let _all = budget.take(&env, 10, later).await.expect("all came back");
+        assert_eq!(
+            budget.take(&env, 1, later).await.expect_err("waited long enough").kind,
+            Kind::Busy
+        );
         assert_eq!(budget.waiting.load(Ordering::Relaxed), 0);
     }
 }

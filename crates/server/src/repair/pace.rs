@@ -2,9 +2,9 @@
 //! gives way from one and a half times on, because clients feel more than the disk does.
 //!
 //! Each write and read of a client that the disk serves is timed. What is usual is learned while nothing is
-//! repaired; while something is, the places for repair are halved when the foreground lags, one is added
-//! when it does not, and they are doubled when nobody else wants the disk. At least one place is left, so that
-//! repair always ends.
+//! repaired; while something is, the places for repair are halved when the foreground takes twice as long, and a
+//! quarter of them goes when it lags. They grow by one when it is nearly as usual, by a quarter when it is as usual,
+//! and double when nobody else wants the disk. At least one place is left, so that repair always ends.
 
 use everhold_env::Clock;
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// Places at most: enough to hide the latency of small blocks, from many sources at once.
 const PLACES_MAX: usize = 64;
 /// Places at first.
-const PLACES_START: usize = 4;
+const PLACES_START: usize = 8;
 /// Places are changed this often at most.
 const ADJUST_EVERY: Duration = Duration::from_millis(50);
 /// What the foreground felt longer ago does not count.
@@ -26,6 +26,10 @@ const SAMPLES_MAX: usize = 128;
 const SAMPLES_MIN: usize = 4;
 /// The foreground lags when it takes this many times as long as usual.
 const LAG: f64 = 1.5;
+/// From here on the places are halved.
+const FAR_BEHIND: f64 = 2.0;
+/// Up to here it is as usual.
+const NO_LAG: f64 = 1.2;
 /// After so long without repair the foreground is as usual.
 const QUIET: Duration = Duration::from_secs(1);
 /// Weight of a new value of what is usual.
@@ -134,8 +138,10 @@ impl Inner {
         self.places = match lags
             .fold(None, |worst: Option<f64>, lag| Some(worst.map_or(lag, |worst| worst.max(lag))))
         {
-            Some(lag) if lag > LAG => (self.places / 2).max(1),
-            Some(_) => (self.places + 1).min(PLACES_MAX),
+            Some(lag) if lag > FAR_BEHIND => (self.places / 2).max(1),
+            Some(lag) if lag > LAG => (self.places * 3 / 4).max(1),
+            Some(lag) if lag > NO_LAG => (self.places + 1).min(PLACES_MAX),
+            Some(_) => (self.places + (self.places / 4).max(1)).min(PLACES_MAX),
             None => (self.places * 2).min(PLACES_MAX),
         };
     }

@@ -60,6 +60,10 @@ pub trait Store: Send + Sync + 'static {
     async fn stat(&self, id: BlockId) -> Result<Option<BlockEntry>, Error>;
     /// Reads the block back from the disk: its entry, `NotFound` or `Corrupt`.
     async fn verify(&self, id: BlockId) -> Result<BlockEntry, Error>;
+    /// As `verify`, when nothing more important wants the disk.
+    async fn scrub(&self, id: BlockId) -> Result<BlockEntry, Error> {
+        self.verify(id).await
+    }
     /// Stores a block durably. A copy that is there and is not this block is replaced.
     async fn restore(&self, pg: PgId, block: BlockEntry, data: Bytes) -> Result<(), Error>;
     /// Blocks of a PG with `after < id`, in id order, at most `limit`.

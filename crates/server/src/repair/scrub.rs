@@ -134,7 +134,7 @@ impl Scrub {
 
     /// Reads one block back; a bad copy is deleted or reported.
     pub(crate) async fn check(&self, pg: PgId, id: BlockId) -> Result<(), Error> {
-        match self.disk.store.verify(id).await {
+        match self.disk.store.scrub(id).await {
             Ok(_) => Ok(()),
             Err(e) if e.kind == Kind::NotFound => Ok(()),
             Err(e) if e.kind == Kind::Corrupt => self.bad_copy(pg, id).await,

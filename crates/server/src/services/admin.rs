@@ -3,11 +3,14 @@
 use super::{CallContext, Class, Serve};
 use crate::metadata::done;
 use crate::node::Node;
-use everhold_cluster::reads;
+use everhold_cluster::repair::Evenness;
+use everhold_cluster::{reads, rebalance};
 use everhold_proto::command::{Command, MapCommand};
 use everhold_proto::limits::PAGE_ENTRIES_MAX;
 use everhold_proto::map::Event;
-use everhold_proto::rpc::{ChangeMap, ClusterStatus, GetEvents, GetStatus};
+use everhold_proto::rpc::{
+    ChangeMap, ClusterStatus, GetEvents, GetStatus, Rebalance, RebalanceOrder, RebalanceStatus,
+};
 use everhold_proto::{Error, Kind, NodeId};
 use std::sync::Arc;
 
@@ -43,6 +46,36 @@ async fn give_seat_up(node: &Arc<Node>, of: NodeId, call: &CallContext) -> Resul
     }
     let clear = MapCommand::ClearRaftId { node: of, raft };
     done(node.propose(Command::Map(clear), call.deadline).await?)
+}
+
+impl Serve for Rebalance {
+    const CLASS: Class = Class::Control;
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<RebalanceStatus, Error> {
+        let map = node.read(call.deadline, |kv, _| reads::load_map(kv)).await?;
+        match self.order {
+            RebalanceOrder::Look => {}
+            RebalanceOrder::Start => node.observations.order_rebalance(true),
+            RebalanceOrder::Stop => node.observations.order_rebalance(false),
+        }
+        node.observations.ring();
+        let worthwhile = rebalance::forecast(&map, Evenness::Worthwhile);
+        let exact = rebalance::forecast(&map, Evenness::Exact);
+        let held = node.observations.brake().map(|why| format!("the brake is on: {why}"));
+        let to_repair = || {
+            let lacks = map.pgs.values().any(|pg| pg.members.iter().any(|m| !m.is_full()));
+            lacks.then(|| "copies are missing: repair comes first".to_owned())
+        };
+        Ok(RebalanceStatus {
+            ordered: node.observations.rebalance_ordered(),
+            held: held.or_else(|| to_repair().filter(|_| rebalance::in_motion(&map) == 0)),
+            in_motion: rebalance::in_motion(&map),
+            moves: worthwhile.moves,
+            bytes: worthwhile.bytes,
+            exact_moves: exact.moves,
+            exact_bytes: exact.bytes,
+            shares: exact.shares,
+        })
+    }
 }
 
 impl Serve for GetEvents {

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use everhold_proto::rpc::block;
 use everhold_proto::table::Ack;
 use everhold_proto::{
-    BlockId, DiskId, Error, Generation, Kind, LogIndex, PgId, checksum, limits::BLOCK_BYTES_MAX,
+    BlockId, DiskId, Error, Generation, Kind, LogIndex, PgId, Priority, checksum,
+    limits::BLOCK_BYTES_MAX,
 };
 use everhold_store::BlockBuf;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, RANGE};
@@ -42,7 +43,7 @@ pub(crate) async fn serve_block(
             let ack = put(node, path, request, deadline).await?;
             Ok(value_reply(Encoding::Postcard, &ack))
         }
-        Method::GET => get(node, path, request.headers()).await,
+        Method::GET => get(node, path, request.headers(), deadline).await,
         Method::HEAD => head(node, path).await,
         _ => Err(Error::new(Kind::Invalid, "blocks take PUT, GET and HEAD")),
     }
@@ -90,7 +91,9 @@ async fn put(
     let (disk, local) = in_service(node, path.disk)?;
     let joined = membership(node, path, Generation(generation), deadline).await?;
     let session = local.session();
-    let _memory = node.gates.blocks.take(&node.env, length.div_ceil(1024)).await?;
+    // The earliest refusal is the cheapest: before the bytes are read.
+    node.gates.work.check(Priority::Foreground, deadline)?;
+    let _memory = node.gates.blocks.take(&node.env, length.div_ceil(1024), deadline).await?;
     let mut buf = BlockBuf::with_capacity(length)?;
     let mut overrun = Ok(());
     read_frames(&node.env, body, length, deadline, |piece| {
@@ -103,11 +106,16 @@ async fn put(
     if buf.remaining() != 0 {
         return Err(Error::new(Kind::Invalid, "the body is shorter than announced"));
     }
+    let place = node.gates.work.enter(Priority::Foreground, deadline).await?;
     local.gate.enter(path.pg, joined).await;
+    if node.env.clock.now() >= deadline {
+        return Err(Error::new(Kind::Retry, "the writer has given up"));
+    }
     let timing = disk.speed.start(Access::Write, node.env.clock);
     disk.store.put(path.id, path.pg, crc, buf).await?;
     let now = node.env.clock.now();
     timing.finish();
+    place.ended();
     local.pace.served(Foreground::Write, now.saturating_duration_since(began), now);
     node.counters.blocks_put.add(1);
     node.counters.bytes_put.add(length as u64);
@@ -137,15 +145,22 @@ async fn membership(
     })
 }
 
-async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<Reply, Error> {
+async fn get(
+    node: &Arc<Node>,
+    path: BlockPath,
+    headers: &HeaderMap,
+    deadline: Instant,
+) -> Result<Reply, Error> {
     let disk = present(node, path.disk)?;
     let range = headers.get(RANGE).map(range_of).transpose()?;
     let length = range.as_ref().map_or(BLOCK_BYTES_MAX, |r| r.len());
-    let repairs = headers.contains_key(block::REPAIR);
+    let priority = priority_of(headers)?;
+    let repairs = priority < Priority::Foreground;
     let began = node.env.clock.now();
     // Repair has a budget of its own, a small one: it never takes what clients could have.
     let gate = if repairs { &node.gates.repair } else { &node.gates.blocks };
-    let memory = gate.take(&node.env, length.div_ceil(1024)).await?;
+    let memory = gate.take(&node.env, length.div_ceil(1024), deadline).await?;
+    let place = node.gates.work.enter(priority, deadline).await?;
     let timing = disk.speed.start(Access::Read, node.env.clock);
     let read = match range {
         None => disk.store.get_whole(path.id).await.map(|(stat, data)| (stat.crc, data)),
@@ -155,11 +170,12 @@ async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<R
     };
     let (crc, data) = read.inspect_err(|e| {
         if e.kind() == Kind::Corrupt {
-            suspect(node, disk, path);
+            suspect(node, &disk, path);
         }
     })?;
     let now = node.env.clock.now();
     timing.finish();
+    place.ended();
     if let Some(local) = disk.local().filter(|_| !repairs) {
         local.pace.served(Foreground::Read, now.saturating_duration_since(began), now);
     }
@@ -170,6 +186,15 @@ async fn get(node: &Arc<Node>, path: BlockPath, headers: &HeaderMap) -> Result<R
     let mut reply = bytes_reply(status, Bytes::from_owner(Held { data, _memory: memory }));
     reply.headers_mut().insert(block::CRC, crc_value(crc));
     Ok(reply)
+}
+
+/// How important a read is. Nobody but the cluster itself is more important than the foreground.
+fn priority_of(headers: &HeaderMap) -> Result<Priority, Error> {
+    let Some(value) = headers.get(block::PRIORITY) else { return Ok(Priority::Foreground) };
+    let named = value.to_str().ok().and_then(Priority::named);
+    named.filter(|priority| *priority <= Priority::Foreground).ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("header {} names no priority of blocks", block::PRIORITY))
+    })
 }
 
 async fn head(node: &Arc<Node>, path: BlockPath) -> Result<Reply, Error> {
@@ -192,12 +217,15 @@ fn suspect(node: &Node, disk: &DiskSeat, path: BlockPath) {
     }
 }
 
-fn in_service(node: &Node, id: DiskId) -> Result<(&Arc<DiskSeat>, &Arc<LocalDisk>), Error> {
-    let disk = node.disk(id).and_then(|disk| Some((disk, disk.local()?)));
+fn in_service(node: &Node, id: DiskId) -> Result<(Arc<DiskSeat>, Arc<LocalDisk>), Error> {
+    let disk = node.disk(id).and_then(|disk| {
+        let local = disk.local()?.clone();
+        Some((disk, local))
+    });
     disk.ok_or_else(|| Error::new(Kind::Fenced, format!("{id} is not in service here")))
 }
 
-fn present(node: &Node, id: DiskId) -> Result<&Arc<DiskSeat>, Error> {
+fn present(node: &Node, id: DiskId) -> Result<Arc<DiskSeat>, Error> {
     node.disk(id).ok_or_else(|| Error::new(Kind::NotFound, format!("{id} is not on this node")))
 }
 
@@ -250,6 +278,10 @@ pub(crate) fn check_block(path: &str, headers: &HeaderMap) {
     }
     let _ = header(headers, block::CRC, |text| u32::from_str_radix(text, 16).ok());
     let _ = header(headers, block::GENERATION, |text| text.parse::<u64>().ok());
+    assert!(
+        priority_of(headers).is_ok_and(|p| p <= Priority::Foreground)
+            || priority_of(headers).is_err()
+    );
     let _ = header(headers, CONTENT_LENGTH.as_str(), |text| text.parse::<usize>().ok());
 }
 

@@ -69,7 +69,9 @@ impl Serve for ReportUnreachable {
     const CLASS: Class = Class::Vital;
     async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
         node.leading()?;
-        node.observations.unreachable(&self.nodes, self.reporter, node.env.clock.now());
+        let now = node.env.clock.now();
+        node.observations.unreachable(&self.nodes, self.reporter, now);
+        node.observations.breakers_told(self.breakers, now);
         Ok(())
     }
 }

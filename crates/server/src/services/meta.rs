@@ -159,6 +159,7 @@ impl Serve for Query {
                 node.call_back(inode, holder, call.deadline).await?;
             }
         };
+        call.worked();
         // What it shows may not be acknowledged yet. It keeps its place: the answer may be large.
         node.settle(answered.next, self.session, call.deadline).await?;
         Ok(answered)

@@ -5,8 +5,8 @@ use crate::node::Node;
 use crate::process;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::rpc::{
-    DiskStatus, GetNodeStatus, Hello, HelloReply, NodeStatus, PrepareLearner, RetireLearner,
-    ScrubStatus, StartScrub,
+    AddDisk, DiskStatus, GetNodeStatus, Hello, HelloReply, NodeStatus, PrepareLearner,
+    RegisteredDisk, RetireLearner, ScrubStatus, StartScrub,
 };
 use everhold_proto::{Error, Kind};
 use std::sync::Arc;
@@ -43,12 +43,20 @@ impl Serve for RetireLearner {
 impl Serve for StartScrub {
     const CLASS: Class = Class::Control;
     async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
-        let disks: Vec<_> = node.disks.iter().filter_map(|seat| seat.local()).collect();
-        if disks.len() < node.disks.len() {
+        let seats = node.disks.all();
+        let disks: Vec<_> = seats.iter().filter_map(|seat| seat.local()).collect();
+        if disks.len() < seats.len() {
             return Err(Error::new(Kind::Retry, "not every disk is in service yet"));
         }
         disks.iter().for_each(|disk| disk.scrub.ask());
         Ok(())
+    }
+}
+
+impl Serve for AddDisk {
+    const CLASS: Class = Class::Control;
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<RegisteredDisk, Error> {
+        crate::attach::add(node, &self, call.deadline).await
     }
 }
 
@@ -88,7 +96,7 @@ fn disks(node: &Node) -> Vec<DiskStatus> {
             scrub: scrub(disk),
         })
     };
-    node.disks.iter().filter_map(status).collect()
+    node.disks.all().iter().filter_map(status).collect()
 }
 
 fn scrub(disk: &crate::disk::DiskSeat) -> ScrubStatus {

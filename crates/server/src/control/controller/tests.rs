@@ -95,9 +95,15 @@ impl Leader {
 
     fn conclude(&mut self) -> Vec<Action> {
         let slow = self.controller.looks_slowly(self.now).then(|| self.slow.clone());
-        let actions = self
-            .controller
-            .tick(&View { map: &self.map, speeds: self.speeds.clone(), slow }, self.now);
+        let actions = self.controller.tick(
+            &View {
+                map: &self.map,
+                speeds: self.speeds.clone(),
+                evenness: Evenness::default(),
+                slow,
+            },
+            self.now,
+        );
         for action in &actions {
             let Action::Propose(Task::Verdicts, verdicts) = action else { continue };
             for verdict in verdicts {
@@ -262,7 +268,10 @@ fn a_slow_disk_is_proposed() {
     let mut leader = Leader::new(cluster(5, 3));
     for disk in leader.map.disks.keys() {
         let write_micros = Some(if disk.0 == 4 { 80_000 } else { 2_000 });
-        leader.speeds.insert(*disk, DiskSpeed { disk: *disk, write_micros, read_micros: None });
+        leader.speeds.insert(
+            *disk,
+            DiskSpeed { disk: *disk, write_micros, read_micros: None, answer_micros: None },
+        );
     }
     let named = |actions: Vec<Action>| {
         actions.into_iter().find_map(|action| match action {

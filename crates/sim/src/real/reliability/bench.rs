@@ -184,6 +184,11 @@ impl<'a> Bench<'a> {
         sum
     }
 
+    /// Lets the applications rest, or go on.
+    pub(super) fn rest(&self, rest: bool) {
+        self.probes.rest(rest);
+    }
+
     /// Lets every process go on and every packet through again.
     pub(super) fn undo_all(&self) -> Result<()> {
         for number in 1..=self.cluster.count {

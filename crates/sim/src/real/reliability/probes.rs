@@ -34,6 +34,7 @@ pub(super) struct Probes {
     written: Arc<Ledger>,
     stored: Arc<Ledger>,
     stop: Arc<AtomicBool>,
+    rest: Arc<AtomicBool>,
     tasks: Vec<Task<()>>,
 }
 
@@ -59,14 +60,20 @@ impl Probes {
         let written =
             Arc::new(Ledger::new(&clients.writer, "/written".into(), seed.rotate_left(7)).await?);
         clients.namer.mkdir_all("/names", 0o755).await?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, rest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let tasks = clients.writer.env().tasks;
-        let writing = write(clients.writer, written.clone(), timeline.clone(), stop.clone());
+        let felt = Felt { timeline, rest: rest.clone() };
+        let writing = write(clients.writer, written.clone(), felt.clone(), stop.clone());
         let ledgers = [written.clone(), stored.clone()];
-        let reading = read(clients.reader, ledgers, timeline.clone(), stop.clone());
-        let naming = name(clients.namer, timeline, stop.clone());
+        let reading = read(clients.reader, ledgers, felt.clone(), stop.clone());
+        let naming = name(clients.namer, felt, stop.clone());
         let tasks = vec![tasks.spawn(writing), tasks.spawn(reading), tasks.spawn(naming)];
-        Ok(Probes { written, stored, stop, tasks })
+        Ok(Probes { written, stored, stop, rest, tasks })
+    }
+
+    /// Lets them rest after the operations that they are at, or go on.
+    pub(super) fn rest(&self, rest: bool) {
+        self.rest.store(rest, Ordering::Relaxed);
     }
 
     /// Ends all after the operations that they are at.
@@ -83,10 +90,17 @@ impl Probes {
     }
 }
 
+/// Where operations are noted, and whether none are made for now.
+#[derive(Clone)]
+struct Felt {
+    timeline: Arc<Timeline>,
+    rest: Arc<AtomicBool>,
+}
+
 /// Times one operation.
 async fn timed(
     client: &Client,
-    timeline: &Timeline,
+    Felt { timeline, rest }: &Felt,
     direction: Direction,
     operation: impl Future<Output = Outcome>,
 ) {
@@ -96,29 +110,22 @@ async fn timed(
     let ended = clock.now() - timeline.start;
     timeline.add(Operation { direction, started, ended, outcome });
     clock.sleep(PAUSE).await;
+    while rest.load(Ordering::Relaxed) {
+        clock.sleep(PAUSE).await;
+    }
 }
 
-async fn write(
-    client: Arc<Client>,
-    ledger: Arc<Ledger>,
-    timeline: Arc<Timeline>,
-    stop: Arc<AtomicBool>,
-) {
+async fn write(client: Arc<Client>, ledger: Arc<Ledger>, felt: Felt, stop: Arc<AtomicBool>) {
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
             return;
         }
         let put = ledger.put(&client, number, FILE_BYTES);
-        timed(&client, &timeline, Direction::Write, put).await;
+        timed(&client, &felt, Direction::Write, put).await;
     }
 }
 
-async fn read(
-    client: Arc<Client>,
-    ledgers: [Arc<Ledger>; 2],
-    timeline: Arc<Timeline>,
-    stop: Arc<AtomicBool>,
-) {
+async fn read(client: Arc<Client>, ledgers: [Arc<Ledger>; 2], felt: Felt, stop: Arc<AtomicBool>) {
     let mut turn: u64 = 0;
     while !stop.load(Ordering::Relaxed) {
         // Steps by a prime visit old and new files alike.
@@ -126,11 +133,11 @@ async fn read(
         let ledger = &ledgers[(turn % 2) as usize];
         // Until something was written there is nothing to read, and that fails nothing.
         let outcome = async { ledger.read_any(&client, turn).await.unwrap_or(Outcome::Done) };
-        timed(&client, &timeline, Direction::Read, outcome).await;
+        timed(&client, &felt, Direction::Read, outcome).await;
     }
 }
 
-async fn name(client: Arc<Client>, timeline: Arc<Timeline>, stop: Arc<AtomicBool>) {
+async fn name(client: Arc<Client>, felt: Felt, stop: Arc<AtomicBool>) {
     for number in 0u64.. {
         if stop.load(Ordering::Relaxed) {
             return;
@@ -141,10 +148,10 @@ async fn name(client: Arc<Client>, timeline: Arc<Timeline>, stop: Arc<AtomicBool
             made = outcome(client.mkdir(&path, 0o755).await);
             made
         };
-        timed(&client, &timeline, Direction::Metadata, making).await;
+        timed(&client, &felt, Direction::Metadata, making).await;
         if made == Outcome::Done {
             let removing = async { outcome(client.remove(&path).await) };
-            timed(&client, &timeline, Direction::Metadata, removing).await;
+            timed(&client, &felt, Direction::Metadata, removing).await;
         }
     }
 }

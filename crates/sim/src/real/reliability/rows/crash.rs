@@ -85,6 +85,7 @@ async fn repair(
         format!("{:.0} MiB in {ended:.1} s = {rate:.0} MiB/s of {idle:.0} MiB/s", mib(bytes)),
         Verdict::of(rate >= idle / 2.0),
     );
+    tell_accesses(bench, rate, idle);
     let (write, read) = bench.p99(start, start + ended);
     let (write_before, read_before) = (bench.healthy.write_p99_ms, bench.healthy.read_p99_ms);
     let within = |now: Option<f64>, before: f64| now.is_some_and(|now| now <= SLOWER * before);
@@ -99,7 +100,44 @@ async fn repair(
         ),
         Verdict::of(within(write, write_before) && within(read, read_before)),
     );
+    repair_alone(bench, victim, idle).await
+}
+
+/// What the rate means where all disks are files on one device, as here: each byte is read, written, and read back.
+fn tell_accesses(bench: &mut Bench<'_>, rate: f64, idle: f64) {
+    const ACCESSES: f64 = 3.0;
+    let measured = format!("{:.0} MiB/s of {idle:.0} MiB/s of writes alone", rate * ACCESSES);
+    let promised = "(the same as accesses of the device below all disks: read, written, read back)";
+    bench.check(Row::Kill, "repair of the lost node", promised, measured, Verdict::Told);
+}
+
+/// The same while no application does anything: what repair could have at most on this machine.
+async fn repair_alone(bench: &mut Bench<'_>, victim: u32, idle: f64) -> Result<()> {
+    bench.converge().await?;
+    bench.rest(true);
+    let alone = measure_alone(bench, victim).await;
+    bench.rest(false);
+    let (bytes, seconds) = alone?;
+    let rate = mib(bytes) / seconds.max(0.1);
+    let measured =
+        format!("{:.0} MiB in {seconds:.1} s = {rate:.0} MiB/s of {idle:.0} MiB/s", mib(bytes));
+    let (fault, promised) = ("repair of the lost node", "(the same without applications)");
+    bench.check(Row::Kill, fault, promised, measured, Verdict::Told);
     Ok(())
+}
+
+/// Bytes fetched, and the seconds that it took.
+async fn measure_alone(bench: &mut Bench<'_>, victim: u32) -> Result<(u64, f64)> {
+    let before = bench.fetched(Some(victim)).await;
+    let killed = bench.seconds();
+    bench.cluster.nodes.kill(&[victim]);
+    let repairs = |s: &super::super::watch::Sample| s.bytes_per_second > 0.0 && gone_out(s, victim);
+    let begun = bench.watch.until(&bench.clock, killed, LIMIT, repairs).await;
+    let start = killed + begun.context("no repair began")?;
+    let whole = |s: &super::super::watch::Sample| s.redundant && gone_out(s, victim);
+    let ended = bench.watch.until(&bench.clock, start, REPAIR_LIMIT, whole).await;
+    let ended = ended.context("the repair does not end")?;
+    Ok((bench.fetched(Some(victim)).await.saturating_sub(before), ended))
 }
 
 fn gone_out(sample: &super::super::watch::Sample, victim: u32) -> bool {
