@@ -7,14 +7,16 @@
 use crate::placement::Placement;
 use crate::repair::{Evenness, Limits, leaver, plan};
 use everhold_proto::command::{MapCommand, PgChange};
-use everhold_proto::map::{ClusterMap, DiskState, Member, NodeState};
+use everhold_proto::map::{ClusterMap, DiskState, Member, NodeState, Pg};
 use everhold_proto::rpc::DiskShare;
-use everhold_proto::{DiskId, Generation, LogIndex};
+use everhold_proto::{DiskId, Generation, LogIndex, PgId};
 use std::collections::BTreeMap;
 
 /// What a rebalance would do.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Forecast {
+    /// Groups that would be created first.
+    pub created: u64,
     /// Places that would move.
     pub moves: u64,
     /// Bytes that would be copied for it.
@@ -35,8 +37,11 @@ pub fn forecast(map: &ClusterMap, evenness: Evenness) -> Forecast {
     // a defect to show as a wrong number and not as a leader that hangs.
     for _ in 0..after.pgs.len().max(1) * 4 {
         let plan = plan(&after, &limits);
+        // New groups come first, on new disks above all: what is uneven then is moved.
+        let created: u64 = plan.iter().map(|command| create(&mut after, command)).sum();
+        forecast.created += created;
         let moved = plan.iter().filter(|command| step(&mut after, command, &mut forecast)).count();
-        if moved == 0 {
+        if moved == 0 && created == 0 {
             break;
         }
     }
@@ -53,6 +58,20 @@ pub fn forecast(map: &ClusterMap, evenness: Evenness) -> Forecast {
         })
         .collect();
     forecast
+}
+
+/// Adds the groups that a plan would create to the copy; says how many.
+fn create(map: &mut ClusterMap, command: &MapCommand) -> u64 {
+    let MapCommand::CreatePgs { policy, members, .. } = command else { return 0 };
+    for disks in members {
+        let id = PgId(map.pgs.keys().next_back().map_or(0, |last| last.0) + 1);
+        let members = disks.iter().map(|disk| full(*disk)).collect();
+        let (generation, formers) = (Generation(1), Vec::new());
+        let policy = *policy;
+        let pg = Pg { id, policy, generation, members, formers, blocks: 0, live_bytes: 0 };
+        map.pgs.insert(id, pg);
+    }
+    members.len() as u64
 }
 
 /// Applies one action of a plan to the copy; `true` if something moved.
@@ -134,8 +153,8 @@ mod tests {
         let policy = map.policies.keys().next().copied().expect("there is one");
         for n in 0..40u32 {
             let members = (0..3).map(|i| full(old_disks[(n as usize + i) % old])).collect();
-            let id = everhold_proto::PgId(n + 1);
-            let pg = everhold_proto::map::Pg {
+            let id = PgId(n + 1);
+            let pg = Pg {
                 id,
                 policy,
                 generation: Generation(1),
@@ -190,6 +209,26 @@ mod tests {
         let members = &mut map.pgs.get_mut(&pg).expect("it is there").members;
         members.last_mut().expect("it joined").complete = true;
         assert_eq!(leaves(&map), Some(old));
+    }
+
+    /// Groups that are still to be created for new disks do not hide what is to be moved to these.
+    #[test]
+    fn new_groups_come_before_moves() {
+        let map = World::new(3, &["z1", "z2", "z3", "z1"]).map();
+        let mut map = ClusterMap { pgs: Default::default(), ..map };
+        let policy = map.policies.keys().next().copied().expect("there is one");
+        for n in 1..=8 {
+            let members = (1..=3).map(|disk| full(DiskId(disk))).collect();
+            let (generation, formers) = (Generation(1), Vec::new());
+            let (blocks, live_bytes) = (10, 1 << 20);
+            let id = PgId(n);
+            map.pgs.insert(id, Pg { id, policy, generation, members, formers, blocks, live_bytes });
+        }
+        let created = plan(&map, &Limits::default());
+        assert!(created.iter().any(|c| matches!(c, MapCommand::CreatePgs { .. })), "{created:?}");
+        let exact = forecast(&map, Evenness::Exact);
+        assert!(exact.created > 0, "{exact:?}");
+        assert!(exact.shares.iter().all(|share| share.places_after > 0), "{exact:?}");
     }
 
     /// What is even stays as it is.

@@ -528,7 +528,7 @@ pub struct RebalanceStatus {
     pub ordered: bool,
     /// Why nothing moves now, if so.
     pub held: Option<String>,
-    /// Groups that are on the move now, for whatever reason.
+    /// Groups that are on the move now, for whatever reason, or about to be created.
     pub in_motion: u64,
     /// Places that will move by themselves, and bytes that are copied for it.
     pub moves: u64,

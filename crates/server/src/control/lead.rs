@@ -109,8 +109,10 @@ fn evenness(node: &Node, map: &ClusterMap, looks: bool) -> Evenness {
     if !node.observations.rebalance_ordered() {
         return Evenness::Worthwhile;
     }
-    let done =
-        || rebalance::in_motion(map) == 0 && rebalance::forecast(map, Evenness::Exact).moves == 0;
+    let done = || {
+        let forecast = rebalance::forecast(map, Evenness::Exact);
+        rebalance::in_motion(map) + forecast.moves + forecast.created == 0
+    };
     if looks && done() {
         tracing::info!("the rebalance that was ordered is done");
         node.observations.order_rebalance(false);

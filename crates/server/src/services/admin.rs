@@ -68,7 +68,7 @@ impl Serve for Rebalance {
         Ok(RebalanceStatus {
             ordered: node.observations.rebalance_ordered(),
             held: held.or_else(|| to_repair().filter(|_| rebalance::in_motion(&map) == 0)),
-            in_motion: rebalance::in_motion(&map),
+            in_motion: rebalance::in_motion(&map) + exact.created,
             moves: worthwhile.moves,
             bytes: worthwhile.bytes,
             exact_moves: exact.moves,
