@@ -61,7 +61,7 @@ pub(crate) fn collect(
 }
 
 /// The part of an extent in `[from, to)`, which lies within it.
-pub(crate) fn cut(extent: &Extent, from: u64, to: u64) -> Extent {
+pub fn cut(extent: &Extent, from: u64, to: u64) -> Extent {
     let skip = from - extent.offset;
     let source = match &extent.source {
         Source::Inline(bytes) => {

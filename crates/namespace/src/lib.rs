@@ -32,6 +32,7 @@ mod shadow;
 mod tree;
 
 pub use execute::apply;
+pub use extents::cut;
 pub use query::{query, query_for, usage};
 pub use reap::{is_reapable, reap};
 pub use shadow::Shadow;

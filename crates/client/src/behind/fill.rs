@@ -158,3 +158,29 @@ impl State {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use everhold_proto::map::{Disk, DiskState};
+    use everhold_proto::{DiskId, NodeId};
+
+    #[test]
+    fn writers_wait_while_a_disk_is_nearly_full() {
+        let mut map = ClusterMap::default();
+        for (id, fullness, room) in [
+            (1, Fullness::Normal, true),
+            (2, Fullness::Nearfull, false),
+            (2, Fullness::Full, false),
+            (2, Fullness::Normal, true),
+        ] {
+            let (id, state) = (DiskId(id), DiskState::In);
+            let (uuid, session) = ([0; 16], Default::default());
+            let (capacity_bytes, used_bytes, node) = (0, 0, NodeId(1));
+            let disk =
+                Disk { id, uuid, node, session, capacity_bytes, used_bytes, fullness, state };
+            map.disks.insert(id, disk);
+            assert_eq!(has_room(&map), room, "{fullness:?}");
+        }
+    }
+}

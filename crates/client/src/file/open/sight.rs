@@ -3,7 +3,8 @@
 use super::OpenFile;
 use crate::error::Result;
 use bytes::Bytes;
-use everhold_proto::fs::{Attr, Extent, Source};
+use everhold_namespace::cut;
+use everhold_proto::fs::{Attr, Extent};
 use std::sync::Arc;
 
 /// One version of a file, or a part of it.
@@ -104,34 +105,19 @@ impl Sight {
 fn lay_over(extents: &mut Vec<Extent>, new: &Extent) {
     let first = extents.partition_point(|extent| extent.end() <= new.offset);
     let last = extents.partition_point(|extent| extent.offset < new.end());
-    let before = extents[first..last].first().map(|extent| cut(extent, 0, new.offset));
-    let after = extents[first..last].last().map(|extent| cut(extent, new.end(), u64::MAX));
-    let rest = [before.flatten(), Some(new.clone()), after.flatten()];
+    let over = &extents[first..last];
+    let before = over.first().filter(|extent| extent.offset < new.offset);
+    let before = before.map(|extent| cut(extent, extent.offset, new.offset));
+    let after = over.last().filter(|extent| new.end() < extent.end());
+    let after = after.map(|extent| cut(extent, new.end(), extent.end()));
+    let rest = [before, Some(new.clone()), after];
     extents.splice(first..last, rest.into_iter().flatten());
-}
-
-/// What of an extent lies in `[from, to)`.
-fn cut(extent: &Extent, from: u64, to: u64) -> Option<Extent> {
-    let (from, to) = (extent.offset.max(from), extent.end().min(to));
-    let skip = from.checked_sub(extent.offset).filter(|_| from < to)?;
-    let source = match &extent.source {
-        Source::Inline(bytes) => {
-            Source::Inline(bytes.slice(skip as usize..(to - extent.offset) as usize))
-        }
-        Source::Block { id, pg, offset, block_length, crc } => Source::Block {
-            id: *id,
-            pg: *pg,
-            offset: offset + skip as u32,
-            block_length: *block_length,
-            crc: *crc,
-        },
-    };
-    Some(Extent { offset: from, length: to - from, source })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use everhold_proto::fs::Source;
     use everhold_proto::{BlockId, PgId, SessionId};
     use proptest::prelude::*;
 
