@@ -141,6 +141,22 @@ pub(crate) struct ServerArgs {
     /// Copies of each block in a new cluster
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub(crate) copies: u8,
+    #[command(flatten)]
+    pub(crate) labels: LabelArgs,
+    /// Most bytes to store; without it, what the file system has
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<ByteSize>,
+    /// Size of the block store's segment files
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) segment_size: Option<ByteSize>,
+    /// Worker threads; without it, one per core
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+/// Where a node stands.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LabelArgs {
     /// Region label
     #[arg(long, default_value = "")]
     pub(crate) region: String,
@@ -153,15 +169,6 @@ pub(crate) struct ServerArgs {
     /// Host label
     #[arg(long, default_value = "")]
     pub(crate) host: String,
-    /// Most bytes to store; without it, what the file system has
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) capacity: Option<ByteSize>,
-    /// Size of the block store's segment files
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) segment_size: Option<ByteSize>,
-    /// Worker threads; without it, one per core
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
 }
 
 /// `everhold mount`.
@@ -389,18 +396,8 @@ pub(crate) struct NodeAddArgs {
     /// The address that it listens on, without the port
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     pub(crate) listen: String,
-    /// Region label
-    #[arg(long, default_value = "")]
-    pub(crate) region: String,
-    /// Zone label
-    #[arg(long, default_value = "")]
-    pub(crate) zone: String,
-    /// Rack label
-    #[arg(long, default_value = "")]
-    pub(crate) rack: String,
-    /// Host label
-    #[arg(long, default_value = "")]
-    pub(crate) host: String,
+    #[command(flatten)]
+    pub(crate) labels: LabelArgs,
     /// Most bytes to store; without it, what the file system has
     #[arg(long, value_name = "SIZE")]
     pub(crate) capacity: Option<ByteSize>,

@@ -1,6 +1,6 @@
 //! `everhold server`: one node in the foreground, until it is asked to stop.
 
-use crate::args::ServerArgs;
+use crate::args::{LabelArgs, ServerArgs};
 use crate::exit::{CliError, CliResult, Exit, of_kind};
 use crate::interrupt::Interrupt;
 use crate::output::line;
@@ -38,8 +38,8 @@ fn config(args: ServerArgs) -> CliResult<ServerConfig> {
     };
     let mut config = ServerConfig::new(dir, args.listen, origin);
     config.advertise = args.advertise;
-    config.labels =
-        Labels { region: args.region, zone: args.zone, rack: args.rack, host: args.host };
+    let LabelArgs { region, zone, rack, host } = args.labels;
+    config.labels = Labels { region, zone, rack, host };
     config.capacity = args.capacity;
     if let Some(segment) = args.segment_size {
         config.segment_bytes = segment;

@@ -97,7 +97,7 @@ fn check(args: &NodeAddArgs) -> CliResult {
         return Err(CliError::new(Exit::Usage, text, "name the address that others reach it at"));
     }
     let plain = |text: &str| text.chars().all(|c| !c.is_control() && !"\"'\\$`%".contains(c));
-    let texts = [&args.region, &args.zone, &args.rack, &args.host];
+    let texts = [&args.labels.region, &args.labels.zone, &args.labels.rack, &args.labels.host];
     let dir = args.dir.to_str().filter(|dir| args.dir.is_absolute() && plain(dir));
     if dir.is_none() || !texts.into_iter().all(|text| plain(text)) {
         let text = "the directory must be absolute, and labels and directory without quotes, `$`, `%` and `\\`";
@@ -121,10 +121,10 @@ fn command(args: &NodeAddArgs, status: &ClusterStatus) -> Vec<String> {
     option("--advertise", &args.address);
     option("--join", &join.join(","));
     let labels = [
-        ("--region", &args.region),
-        ("--zone", &args.zone),
-        ("--rack", &args.rack),
-        ("--host", &args.host),
+        ("--region", &args.labels.region),
+        ("--zone", &args.labels.zone),
+        ("--rack", &args.labels.rack),
+        ("--host", &args.labels.host),
     ];
     labels
         .into_iter()
