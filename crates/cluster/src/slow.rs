@@ -3,10 +3,11 @@
 //! A node whose calls to the leader take far longer than those of the others has a slow link or processor, and all its
 //! disks are slow with it.
 //!
-//! The measure of a disk is the median time of its own writes and reads over the last seconds, held against
-//! the median of all other disks: what slows all down makes none slow. A disk that was slow has to be as fast as
-//! the others for a while before it counts again, and for longer each time. Like the detector of nodes, this
-//! one only proposes.
+//! The measures of a disk are the median and the 90th percentile of the times of its own writes and reads over the last
+//! seconds, each held against the median of the same figure of all other disks: what slows all down makes none slow. A
+//! disk that was slow has to be as fast as the others for a while before it counts again, and for longer each time. It
+//! is emptied only when its medians stay bad: one that stands still now and then may have other work. Like the detector
+//! of nodes, this one only proposes.
 
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,10 @@ use std::time::Duration;
 pub struct SlowConfig {
     /// A disk is slow when it takes this many times as long as the median of the others.
     pub factor: u32,
-    /// However fast the others are, a disk is not slow below this.
+    /// However fast the others are, a disk is not slow while its medians are below this.
     pub floor: Duration,
+    /// Nor while its 90th percentiles are below this.
+    pub tail_floor: Duration,
     /// However fast the others are, a node is not slow while its calls take less than this.
     pub answer_floor: Duration,
     /// It has been so for this long.
@@ -33,7 +36,7 @@ pub struct SlowConfig {
     pub recover_factor: u32,
     /// It has been so for this long; doubled each time that it was slow before.
     pub recover_after: Duration,
-    /// A disk that has been slow for so long is emptied, if the others can take what it holds: where they cannot, that is
+    /// A disk whose medians have been slow for so long is emptied, if the others can take what it holds: where they cannot, that is
     /// refused when it is applied.
     pub drain_after: Duration,
     /// Which is tried again after so long.
@@ -48,7 +51,8 @@ impl Default for SlowConfig {
     fn default() -> Self {
         SlowConfig {
             factor: 5,
-            floor: Duration::from_millis(10),
+            floor: Duration::from_millis(5),
+            tail_floor: Duration::from_millis(20),
             answer_floor: Duration::from_millis(150),
             after: Duration::from_millis(1500),
             recover_factor: 3,
@@ -73,8 +77,8 @@ struct Watched {
     slow_since: Option<Duration>,
     well_since: Option<Duration>,
     relapses: u32,
-    /// Called slow by the map since then, as far as this leader saw.
-    called_slow: Option<Duration>,
+    /// Called slow by the map, and slow at the median, since then, as far as this leader saw.
+    lasting_since: Option<Duration>,
     drain_tried: Option<Duration>,
 }
 
@@ -88,10 +92,19 @@ pub struct SlowDisks {
 /// One of the figures of a disk.
 type Figure = fn(&DiskSpeed) -> Option<u32>;
 
+/// What is measured of a disk.
+struct Measure {
+    what: &'static str,
+    floor: Duration,
+    figure: Figure,
+    /// Whether a disk that is slow by this for long is emptied.
+    lasting: bool,
+}
+
 /// What the figures of one disk say.
 #[derive(Clone, Debug, PartialEq)]
 enum Verdict {
-    Slow(String),
+    Slow { why: String, lasting: bool },
     Between,
     Well,
     Unknown,
@@ -123,11 +136,11 @@ impl SlowDisks {
             if !self.is_warm(disk, now) {
                 continue;
             }
-            if let Some(drain) = self.drain(disk, now) {
+            let verdict = self.judge(disk.id, &disks, speeds);
+            if let Some(drain) = self.drain(disk, &verdict, now) {
                 verdicts.push(drain);
                 continue;
             }
-            let verdict = self.judge(disk.id, &disks, speeds);
             let Some((state, reason)) = self.conclude(disk, verdict, now) else { continue };
             if state == DiskState::Slow && (slow + 1) * SHARE > map.disks.len() {
                 continue;
@@ -150,14 +163,15 @@ impl SlowDisks {
     }
 
     /// Whether the disk has been slow for so long that it had better be emptied.
-    fn drain(&mut self, disk: &Disk, now: Duration) -> Option<MapCommand> {
+    fn drain(&mut self, disk: &Disk, verdict: &Verdict, now: Duration) -> Option<MapCommand> {
         let SlowConfig { drain_after, drain_again, .. } = self.config;
         let watched = self.disks.entry(disk.id).or_default();
-        if disk.state != DiskState::Slow {
-            (watched.called_slow, watched.drain_tried) = (None, None);
+        let lasts = matches!(verdict, Verdict::Slow { lasting: true, .. } | Verdict::Unknown);
+        if disk.state != DiskState::Slow || !lasts {
+            (watched.lasting_since, watched.drain_tried) = (None, None);
             return None;
         }
-        let since = *watched.called_slow.get_or_insert(now);
+        let since = *watched.lasting_since.get_or_insert(now);
         let lasted = now.saturating_sub(since);
         let again = watched.drain_tried.is_none_or(|at| now.saturating_sub(at) >= drain_again);
         if lasted < drain_after || !again {
@@ -170,14 +184,9 @@ impl SlowDisks {
 
     fn judge(&self, id: DiskId, disks: &[&Disk], speeds: &BTreeMap<DiskId, DiskSpeed>) -> Verdict {
         let mut worst = Verdict::Unknown;
-        let (floor, answer_floor) = (self.config.floor, self.config.answer_floor);
-        let kinds: [(&str, Duration, Figure); 3] = [
-            ("writes", floor, |speed| speed.write_micros),
-            ("reads", floor, |speed| speed.read_micros),
-            ("answers of its node", answer_floor, |speed| speed.answer_micros),
-        ];
         let node = disks.iter().find(|disk| disk.id == id).map(|disk| disk.node);
-        for (what, floor, micros) in kinds {
+        for measure in self.measures() {
+            let micros = measure.figure;
             let own = speeds.get(&id).and_then(micros);
             // Disks of the same node share its link and its processor: they are no measure of it.
             let others = disks.iter().filter(|disk| {
@@ -188,8 +197,8 @@ impl SlowDisks {
             let Some(own) = own.filter(|_| others.len() >= self.config.peers_min) else { continue };
             let middle = others.len() / 2;
             let usual = *others.select_nth_unstable(middle).1;
-            match self.compare(what, floor, own, usual) {
-                slow @ Verdict::Slow(_) => return slow,
+            match self.compare(&measure, own, usual) {
+                slow @ Verdict::Slow { .. } => return slow,
                 Verdict::Between => worst = Verdict::Between,
                 Verdict::Well if worst == Verdict::Unknown => worst = Verdict::Well,
                 Verdict::Well | Verdict::Unknown => {}
@@ -198,13 +207,27 @@ impl SlowDisks {
         worst
     }
 
-    fn compare(&self, what: &str, floor: Duration, own: u32, usual: u32) -> Verdict {
+    /// Those that last come first: one of them is enough to empty a disk.
+    fn measures(&self) -> [Measure; 5] {
+        let SlowConfig { floor, tail_floor, answer_floor, .. } = self.config;
+        let of = |what, floor, lasting, figure| Measure { what, floor, figure, lasting };
+        [
+            of("writes", floor, true, |speed| speed.write_micros),
+            of("reads", floor, true, |speed| speed.read_micros),
+            of("answers of its node", answer_floor, true, |speed| speed.answer_micros),
+            of("the slowest tenth of writes", tail_floor, false, |speed| speed.write_tail_micros),
+            of("the slowest tenth of reads", tail_floor, false, |speed| speed.read_tail_micros),
+        ]
+    }
+
+    fn compare(&self, measure: &Measure, own: u32, usual: u32) -> Verdict {
+        let Measure { what, floor, lasting, .. } = *measure;
         let floor = u32::try_from(floor.as_micros()).unwrap_or(u32::MAX);
         if own >= floor && own >= usual.saturating_mul(self.config.factor) {
             let ms = |micros: u32| f64::from(micros) / 1000.0;
-            let text =
+            let why =
                 format!("{what} take {:.1} ms, those of its peers {:.1} ms", ms(own), ms(usual));
-            return Verdict::Slow(text);
+            return Verdict::Slow { why, lasting };
         }
         let well = own < floor || own <= usual.saturating_mul(self.config.recover_factor);
         if well { Verdict::Well } else { Verdict::Between }
@@ -218,7 +241,7 @@ impl SlowDisks {
     ) -> Option<(DiskState, String)> {
         let watched = self.disks.entry(disk.id).or_default();
         match &verdict {
-            Verdict::Slow(_) => {
+            Verdict::Slow { .. } => {
                 watched.slow_since.get_or_insert(now);
                 watched.well_since = None;
             }
@@ -237,7 +260,9 @@ impl SlowDisks {
             since.is_some_and(|since| now.saturating_sub(since) >= wanted)
         };
         match (disk.state, verdict) {
-            (DiskState::In, Verdict::Slow(why)) if lasts(watched.slow_since, self.config.after) => {
+            (DiskState::In, Verdict::Slow { why, .. })
+                if lasts(watched.slow_since, self.config.after) =>
+            {
                 watched.relapses = (watched.relapses + 1).min(RELAPSES_MAX);
                 Some((DiskState::Slow, why))
             }

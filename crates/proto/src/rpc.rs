@@ -257,7 +257,7 @@ pub struct Heartbeat {
 }
 
 /// How fast a disk answered in the last seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpeed {
     /// The disk.
     pub disk: DiskId,
@@ -265,6 +265,10 @@ pub struct DiskSpeed {
     pub write_micros: Option<u32>,
     /// Median time of a read of a block from the disk; `None`: too few.
     pub read_micros: Option<u32>,
+    /// The 90th percentile of the writes: a disk that stands still now and then shows here, and not in the median.
+    pub write_tail_micros: Option<u32>,
+    /// The 90th percentile of the reads.
+    pub read_tail_micros: Option<u32>,
     /// Median time of the last calls of its node to the leader; `None`: too few. A node whose link or processor is
     /// far slower than those of the others shows here.
     pub answer_micros: Option<u32>,

@@ -268,10 +268,9 @@ fn a_slow_disk_is_proposed() {
     let mut leader = Leader::new(cluster(5, 3));
     for disk in leader.map.disks.keys() {
         let write_micros = Some(if disk.0 == 4 { 80_000 } else { 2_000 });
-        leader.speeds.insert(
-            *disk,
-            DiskSpeed { disk: *disk, write_micros, read_micros: None, answer_micros: None },
-        );
+        leader
+            .speeds
+            .insert(*disk, DiskSpeed { disk: *disk, write_micros, ..DiskSpeed::default() });
     }
     let named = |actions: Vec<Action>| {
         actions.into_iter().find_map(|action| match action {

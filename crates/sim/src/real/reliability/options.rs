@@ -73,7 +73,7 @@ pub struct Options {
     #[arg(long)]
     pub dir: Option<PathBuf>,
     /// Size of each node's disk, a sparse file
-    #[arg(long, value_name = "SIZE", default_value = "8GiB")]
+    #[arg(long, value_name = "SIZE", default_value = "12GiB")]
     pub disk_size: ByteSize,
 }
 

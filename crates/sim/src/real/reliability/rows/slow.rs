@@ -2,13 +2,11 @@
 
 use super::crash::told;
 use crate::real::reliability::bench::Bench;
-use crate::real::reliability::figures::now;
 use crate::real::reliability::options::Row;
 use crate::real::reliability::report::Verdict;
 use crate::real::reliability::throttle::{Throttle, unavailable};
 use anyhow::{Context, Result};
-use rustix::fs::{Mode, OFlags};
-use std::path::Path;
+use everhold_proto::DiskId;
 use std::time::Duration;
 
 /// How much slower.
@@ -33,17 +31,16 @@ pub(super) async fn slow_disk(bench: &mut Bench<'_>) -> Result<()> {
     }
     let victim = bench.victim().await?;
     let dir = bench.cluster.disks.place(victim);
-    let usual = sync_time(&dir)?;
-    let per_second = (1.0 / (usual.as_secs_f64() * TIMES)).max(1.0) as u32;
     let pid = bench.cluster.nodes.pid(victim).context("the node runs")?;
     let earlier = bench.seconds();
     bench.sleep(15.0).await;
+    let usual = usual_write(bench, victim).await?;
+    let per_second = (1.0 / (usual.as_secs_f64() * TIMES)).max(1.0) as u32;
     let from = bench.seconds();
     let throttle = Throttle::begin(pid, &dir, per_second)?;
     let usual_ms = usual.as_secs_f64() * 1000.0;
-    let slowed = format!(
-        "a durable write of 64 KiB took {usual_ms:.1} ms; {per_second} accesses per second left"
-    );
+    let slowed =
+        format!("a durable write took {usual_ms:.1} ms; {per_second} accesses per second left");
     let named =
         bench.watch.until(&bench.clock, from, NAMED_LIMIT, |s| s.slow.contains(&victim)).await;
     let left = from + 20.0 - bench.seconds();
@@ -84,23 +81,12 @@ pub(super) async fn slow_disk(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Median time of a durable write of 64 KiB past the page cache.
-fn sync_time(dir: &Path) -> Result<Duration> {
-    const BYTES: usize = 64 << 10;
-    const ALIGNMENT: usize = 4096;
-    let path = dir.join("time");
-    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::DIRECT;
-    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))?;
-    let memory = vec![0x5a_u8; BYTES + ALIGNMENT];
-    let skip = memory.as_ptr().align_offset(ALIGNMENT);
-    let mut times = Vec::new();
-    for _ in 0..21 {
-        let began = now();
-        rustix::io::pwrite(&file, &memory[skip..skip + BYTES], 0)?;
-        rustix::fs::fdatasync(&file)?;
-        times.push(now() - began);
-    }
-    std::fs::remove_file(&path)?;
-    times.sort_unstable();
-    Ok(times[times.len() / 2])
+/// Median time of a durable write of the victim's disk under this load, as its node measures it.
+async fn usual_write(bench: &Bench<'_>, victim: u32) -> Result<Duration> {
+    let status = bench.cluster.status().await?;
+    let node = bench.cluster.row(&status, victim).context("the node is known")?.id;
+    let of = |disk: &DiskId| status.map.disks.get(disk).is_some_and(|row| row.node == node);
+    let speed = status.speeds.iter().find(|speed| of(&speed.disk));
+    let micros = speed.and_then(|speed| speed.write_micros).context("the disk is written to")?;
+    Ok(Duration::from_micros(micros.into()))
 }
