@@ -12,6 +12,7 @@ use everhold_env::Env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Applications with which the peak is looked for.
 const STEPS: [usize; 6] = [8, 32, 64, 128, 256, 512];
@@ -31,7 +32,7 @@ const SLOW_KILOBITS: u32 = 2000;
 /// Goodput at peak, then under the surge with and without protection.
 pub(super) async fn surge(bench: &mut Bench<'_>) -> Result<()> {
     let (row, fault) = (Row::Surge, "surge to 5 × capacity, one node slow");
-    let seconds = bench.options.either(10.0, 4.0);
+    let seconds = bench.options.either(12.0, 4.0);
     let mut steps = Vec::new();
     for step in STEPS {
         steps.push((step, goodput(bench, step, true, seconds).await?));
@@ -40,12 +41,8 @@ pub(super) async fn surge(bench: &mut Bench<'_>) -> Result<()> {
     let (at, peak) = steps.iter().max_by(best).context("steps were taken")?;
     let enough = steps.iter().find(|(_, step)| step.good >= CAPACITY * peak.good);
     let busy = enough.map_or(*at, |(step, _)| *step);
-    let victim = bench.victim().await?;
-    bench.cluster.hosts.slow(victim, SLOW_KILOBITS)?;
-    let with = goodput(bench, SURGE * busy, true, seconds).await;
-    let without = goodput(bench, SURGE * busy, false, seconds).await;
-    bench.cluster.hosts.unslow(victim)?;
-    let (with, without) = (with?, without?);
+    let with = surged(bench, SURGE * busy, true, seconds).await?;
+    let without = surged(bench, SURGE * busy, false, seconds).await?;
     let told = |g: &Goodput| {
         format!("{:.0}/s in time, {:.0}/s late or failed, p99 {:.0} ms", g.good, g.bad, g.p99_ms)
     };
@@ -71,6 +68,22 @@ pub(super) async fn surge(bench: &mut Bench<'_>) -> Result<()> {
         Verdict::Told,
     );
     Ok(())
+}
+
+/// What so many applications get from the moment on when a node becomes slow. Neither clients nor the cluster know of it
+/// from before.
+async fn surged(
+    bench: &mut Bench<'_>,
+    applications: usize,
+    protected: bool,
+    seconds: f64,
+) -> Result<Goodput> {
+    bench.converge().await?;
+    let victim = bench.victim().await?;
+    bench.cluster.hosts.slow(victim, SLOW_KILOBITS)?;
+    let got = goodput(bench, applications, protected, seconds).await;
+    bench.cluster.hosts.unslow(victim)?;
+    got
 }
 
 struct Goodput {
@@ -102,7 +115,6 @@ async fn goodput(
     }
     clients[0].mkdir_all(&root, 0o755).await?;
     let stop = Arc::new(AtomicBool::new(false));
-    let start = now();
     let work = |number: usize| {
         let client = clients[number % CLIENTS].clone();
         let (root, stop) = (root.clone(), stop.clone());
@@ -116,12 +128,12 @@ async fn goodput(
     };
     let running: Vec<_> = (0..applications).map(work).collect();
     bench.sleep(seconds).await;
+    let end = now();
     stop.store(true, Ordering::Relaxed);
     let mut times = Vec::new();
     for one in running {
-        times.extend(one.await?);
+        times.extend(one.await?.into_iter().filter_map(|done| done.by(end)));
     }
-    let took = (now() - start).as_secs_f64();
     times.sort_unstable();
     let good = times.iter().filter(|time| **time <= PATIENCE).count();
     let p99 = crate::real::reliability::figures::p99_ms(&times).unwrap_or(f64::NAN);
@@ -132,33 +144,54 @@ async fn goodput(
     let cleaner = bench.cluster.client("reliability: surge").await?;
     cleaner.remove_all(&root).await?;
     cleaner.close().await?;
-    let per_second = |n: usize| n as f64 / took;
+    let per_second = |n: usize| n as f64 / seconds;
     Ok(Goodput { good: per_second(good), bad: per_second(times.len() - good), p99_ms: p99 })
 }
 
-/// One application: the times of its operations; one that failed took for ever.
+/// One operation of an application.
+struct Done {
+    began: Instant,
+    ended: Instant,
+    good: bool,
+}
+
+impl Done {
+    async fn of(work: impl Future<Output = bool>) -> Done {
+        let began = now();
+        let good = work.await;
+        Done { began, ended: now(), good }
+    }
+
+    /// How long it took, if it ended by then or was late already: one that failed took for ever.
+    fn by(&self, end: Instant) -> Option<Duration> {
+        let late = end.saturating_duration_since(self.began) > PATIENCE;
+        let took = if self.good { self.ended - self.began } else { Duration::MAX };
+        (self.ended <= end || late).then_some(took)
+    }
+}
+
+/// One application, and its operations.
 async fn apply(
     client: Arc<Client>,
     root: String,
     number: usize,
     stop: Arc<AtomicBool>,
-) -> Vec<Duration> {
+) -> Vec<Done> {
     let content = Bytes::from(vec![number as u8; FILE_BYTES]);
-    let mut times = Vec::new();
+    let mut done = Vec::new();
     for file in 0u64.. {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         let path = format!("{root}/{number}-{file}");
-        let began = now();
-        let put = client.put(&path, content.clone(), CreateOptions::default()).await;
-        times.push(if put.is_ok() { now() - began } else { Duration::MAX });
-        if put.is_ok() {
-            let began = now();
-            let read = client.get(&path, 2 * FILE_BYTES).await;
-            let good = read.is_ok_and(|bytes| bytes == content);
-            times.push(if good { now() - began } else { Duration::MAX });
+        let put = client.put(&path, content.clone(), CreateOptions::default());
+        let put = Done::of(async { put.await.is_ok() }).await;
+        let written = put.good;
+        done.push(put);
+        if written {
+            let read = client.get(&path, 2 * FILE_BYTES);
+            done.push(Done::of(async { read.await.is_ok_and(|bytes| bytes == content) }).await);
         }
     }
-    times
+    done
 }
