@@ -15,9 +15,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Applications with which the peak is looked for.
-const STEPS: [usize; 6] = [8, 32, 64, 128, 256, 512];
-/// Capacity is reached with the fewest applications that get this share of the peak.
-const CAPACITY: f64 = 0.9;
+const STEPS: [usize; 6] = [8, 16, 32, 64, 128, 256];
+/// Capacity is reached with the fewest applications that get this share of the peak: from there on more of them only
+/// wait for each other. They ask again as soon as they have their answer, so that they offer far more than they get.
+const CAPACITY: f64 = 0.75;
 /// The surge: so many times these applications.
 const SURGE: usize = 5;
 /// Clients that they share.
@@ -52,7 +53,7 @@ pub(super) async fn surge(bench: &mut Bench<'_>) -> Result<()> {
         fault,
         "goodput with protection at least 80 % of the peak",
         format!(
-            "peak {} with {at} applications, {:.0} % of it with {busy}; {} of them, protected: {} ({:.0} %)",
+            "peak {} with {at} applications; {:.0} % of it with {busy}; {} of them, protected: {} ({:.0} %)",
             told(peak),
             100.0 * CAPACITY,
             SURGE * busy,
