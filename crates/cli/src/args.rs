@@ -453,6 +453,11 @@ pub(crate) enum DiskCommand {
         #[arg(long)]
         cancel: bool,
     },
+    /// Take an added disk that is drained out of the cluster for good; its node goes on with the others
+    Remove {
+        /// The disk, such as 3 or d3
+        disk: DiskId,
+    },
 }
 
 /// `everhold policy`.

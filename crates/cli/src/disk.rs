@@ -1,4 +1,4 @@
-//! `everhold disk ls|add|drain`.
+//! `everhold disk ls|add|drain|remove`.
 
 use crate::args::{DiskCommand, Global};
 use crate::connect::{Admin, LEADER_LIMIT};
@@ -8,7 +8,7 @@ use crate::output::{Table, json, line, size};
 use crate::status::node_views;
 use everhold_proto::command::MapCommand;
 use everhold_proto::map::{ClusterMap, DiskState, Fullness};
-use everhold_proto::rpc::{AddDisk, ChangeMap, ClusterStatus, DiskStatus, NodeStatus};
+use everhold_proto::rpc::{AddDisk, ChangeMap, ClusterStatus, DiskStatus, NodeStatus, RemoveDisk};
 use everhold_proto::{ByteSize, DiskId, NodeId};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -17,12 +17,16 @@ use std::time::Duration;
 /// A new disk gets its first segment zeroed before it is in service.
 const ADD_LIMIT: Duration = Duration::from_secs(60);
 
+/// A removed disk has its files closed.
+const REMOVE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Runs one of them.
 pub(crate) async fn run(command: DiskCommand, global: &Global) -> CliResult {
     match command {
         DiskCommand::Ls => list(global).await,
         DiskCommand::Add { node, path, capacity } => add(node, path, capacity, global).await,
         DiskCommand::Drain { disk, cancel } => drain(disk, cancel, global).await,
+        DiskCommand::Remove { disk } => remove(disk, global).await,
     }
 }
 
@@ -159,5 +163,24 @@ async fn drain(disk: DiskId, cancel: bool, global: &Global) -> CliResult {
     if global.json {
         return json(&serde_json::json!({ "disk": disk, "state": state }));
     }
-    line(format!("disk {disk}: {state}; follow it with `everhold disk ls`"))
+    let next = if cancel { "" } else { ", then `everhold disk remove`" };
+    line(format!("disk {disk}: {state}; follow it with `everhold disk ls`{next}"))
+}
+
+async fn remove(disk: DiskId, global: &Global) -> CliResult {
+    let admin = Admin::new(&seeds(global)?);
+    let status = admin.status(LEADER_LIMIT).await?;
+    let node = status.map.disks.get(&disk).and_then(|row| status.map.nodes.get(&row.node));
+    let Some(node) = node else {
+        let text = format!("the cluster has no disk {disk}");
+        return Err(CliError::new(Exit::NotFound, text, "see `everhold disk ls`"));
+    };
+    let removed = admin.node_within(&node.address, &RemoveDisk { disk }, REMOVE_LIMIT).await?;
+    if global.json {
+        return json(&serde_json::json!({ "disk": disk, "node": node.id, "path": removed.path }));
+    }
+    line(format!(
+        "disk {disk} is removed; what is in {} on {} may be deleted, and the device taken out",
+        removed.path, node.id
+    ))
 }

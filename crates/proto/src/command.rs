@@ -183,6 +183,12 @@ pub enum MapCommand {
     /// The brake went on, with the reason, or off: for the event log only. It changes nothing else, and raises
     /// no epoch. Answer: `Done`.
     NoteBrake(Option<String>),
+    /// A disk that is drained or has failed leaves the map for good, and its number with it. Refused (`Conflict`)
+    /// while it has a place in a PG. Answer: `Done`.
+    RemoveDisk {
+        /// The disk.
+        disk: DiskId,
+    },
 }
 
 /// Usage of one disk.

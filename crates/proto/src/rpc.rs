@@ -710,6 +710,22 @@ pub struct AddDisk {
 }
 rpc!(AddDisk => RegisteredDisk, "Node/AddDisk");
 
+/// A disk that was added, is drained and holds nothing leaves the cluster, and the node closes its files. Asked again
+/// after that, it is done. Refused (`Conflict`) as by `MapCommand::RemoveDisk`, and for the disk beside the node's
+/// metadata; `NotFound`: it is no disk of this node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemoveDisk {
+    /// The disk.
+    pub disk: DiskId,
+}
+rpc!(RemoveDisk => RemovedDisk, "Node/RemoveDisk");
+/// Answer to [`RemoveDisk`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemovedDisk {
+    /// The directory that it was added as: nothing in it is needed any more.
+    pub path: String,
+}
+
 /// What a node knows of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GetNodeStatus {}

@@ -1,31 +1,32 @@
-//! The disks of this node: those that it started with, and those that were added since.
+//! The disks of this node: those that it started with, and those that were added since and not removed.
 
 use crate::disk::DiskSeat;
 use arc_swap::ArcSwap;
 use everhold_proto::DiskId;
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Disks of one node: as many devices as a large storage machine holds.
 pub(crate) const DISKS_MAX: usize = 256;
 
-/// See the module's words. A disk that is here stays here as long as the process runs.
+/// See the module's words.
 pub(crate) struct Disks {
     seats: ArcSwap<Vec<Arc<DiskSeat>>>,
     /// Those that could not be opened at the start, and why.
-    unopened: Vec<(DiskId, String)>,
+    unopened: Mutex<Vec<(DiskId, String)>>,
 }
 
 impl Disks {
     /// The disks at the start.
     pub(crate) fn new(disks: Vec<Arc<DiskSeat>>, unopened: Vec<(DiskId, String)>) -> Self {
-        Disks { seats: ArcSwap::from_pointee(disks), unopened }
+        Disks { seats: ArcSwap::from_pointee(disks), unopened: Mutex::new(unopened) }
     }
 
     /// Those that do not work, and why.
     pub(crate) fn failed(&self) -> Vec<(DiskId, String)> {
         let seats = self.seats.load();
         let failed = seats.iter().filter_map(|disk| Some((disk.id()?, disk.store.failure()?)));
-        self.unopened.iter().cloned().chain(failed).collect()
+        self.unopened.lock().iter().cloned().chain(failed).collect()
     }
 
     /// All of them, in the order in which they came.
@@ -36,6 +37,15 @@ impl Disks {
     /// The disk that is `id`.
     pub(crate) fn find(&self, id: DiskId) -> Option<Arc<DiskSeat>> {
         self.seats.load().iter().find(|disk| disk.id() == Some(id)).cloned()
+    }
+
+    /// One less; gives it back, unless it could not be opened.
+    pub(crate) fn remove(&self, id: DiskId) -> Option<Arc<DiskSeat>> {
+        let seat = self.find(id);
+        let stays = |disk: &&Arc<DiskSeat>| disk.id() != Some(id);
+        self.seats.rcu(|disks| disks.iter().filter(stays).cloned().collect::<Vec<_>>());
+        self.unopened.lock().retain(|(unopened, _)| *unopened != id);
+        seat
     }
 
     /// One more.

@@ -13,6 +13,7 @@ mod cluster_port;
 mod config;
 mod contact;
 mod counters;
+mod detach;
 mod directory;
 mod disk;
 mod disks;

@@ -4,6 +4,7 @@
 //! It works when all nodes restart at once: Raft runs before anybody is registered, and whoever finds
 //! no leader tries again until there is one.
 
+use crate::detach;
 use crate::directory::NodeFile;
 use crate::disk::DiskSeat;
 use crate::error::Fatal;
@@ -57,35 +58,79 @@ pub(crate) async fn run(
     let cluster: Arc<dyn ports::Cluster> = Arc::new(ClusterPort::new(node.clone()));
     let mut running = Vec::new();
     for seat in node.disks.all().iter() {
-        match commission(&node, seat, &cluster, &memory).await {
-            Ok(workers) => running.push(workers),
-            Err(e) => return node.fail(Fatal::Refused(e.to_string())),
+        if let Err(e) = take_in(&node, seat, &cluster, &memory, &mut running).await {
+            return node.fail(Fatal::Refused(e.to_string()));
         }
     }
     loop {
-        while let Ok(seat) = added.try_recv() {
-            match commission(&node, &seat, &cluster, &memory).await {
-                Ok(workers) => running.push(workers),
-                Err(e) => return node.fail(Fatal::Refused(e.to_string())),
+        let round = async {
+            while let Ok(seat) = added.try_recv() {
+                take_in(&node, &seat, &cluster, &memory, &mut running).await?;
             }
-        }
-        for (seat, workers) in node.disks.all().iter().zip(&running) {
-            for (name, status) in workers.statuses() {
-                node.signals.set_worker(&name, status);
-            }
-            if let Err(e) = register_again(&node, seat).await {
-                return node.fail(Fatal::Refused(e.to_string()));
-            }
-        }
-        match beat(&node).await {
-            Ok(reply) => {
-                if let Err(e) = heard(&node, &reply, &wanted).await {
-                    return node.fail(Fatal::Refused(e.to_string()));
+            look_after(&node, &mut running).await?;
+            match beat(&node).await {
+                Ok(reply) => heard(&node, &reply, &wanted).await,
+                Err(e) => {
+                    tracing::debug!(error = %e, "the leader does not hear this node");
+                    Ok(())
                 }
             }
-            Err(e) => tracing::debug!(error = %e, "the leader does not hear this node"),
+        };
+        if let Err(e) = round.await {
+            return node.fail(Fatal::Refused(e.to_string()));
         }
         node.env.clock.sleep(HEARTBEAT_EVERY).await;
+    }
+}
+
+/// The disks in service, with what works on each.
+type Running = Vec<(Arc<DiskSeat>, DiskWorkers)>;
+
+/// Brings a disk into service, unless the cluster has let it go meanwhile.
+async fn take_in(
+    node: &Arc<Node>,
+    seat: &Arc<DiskSeat>,
+    cluster: &Arc<dyn ports::Cluster>,
+    memory: &Arc<Semaphore>,
+    running: &mut Running,
+) -> Result<(), Error> {
+    if let Some(workers) =
+        unless_removed(node, seat, commission(node, seat, cluster, memory)).await?
+    {
+        running.push((seat.clone(), workers));
+    }
+    Ok(())
+}
+
+/// Ends the work on disks that are gone, and registers anew those whose sessions have ended.
+async fn look_after(node: &Arc<Node>, running: &mut Running) -> Result<(), Error> {
+    let disks = node.disks.all();
+    running.retain(|(seat, workers)| {
+        let stays = disks.iter().any(|disk| Arc::ptr_eq(disk, seat));
+        for (name, status) in workers.statuses() {
+            node.signals.set_worker(&name, stays.then_some(status));
+        }
+        stays
+    });
+    for (seat, _) in running.iter() {
+        unless_removed(node, seat, register_again(node, seat)).await?;
+    }
+    Ok(())
+}
+
+/// What `work` for a disk comes to; `None`, and the disk is let go, if it was removed from the cluster.
+async fn unless_removed<T>(
+    node: &Arc<Node>,
+    seat: &DiskSeat,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<Option<T>, Error> {
+    match (work.await, seat.id()) {
+        (Ok(value), _) => Ok(Some(value)),
+        (Err(e), Some(disk)) if e.kind == Kind::NotFound => {
+            tracing::info!(%disk, error = %e, "the cluster has this disk no more");
+            detach::forget(node, disk).await.map(|()| None)
+        }
+        (Err(e), _) => Err(e),
     }
 }
 
@@ -247,7 +292,7 @@ async fn commission(
     cluster: &Arc<dyn ports::Cluster>,
     memory: &Arc<Semaphore>,
 ) -> Result<DiskWorkers, Error> {
-    let reply = persist(node, || register_disk(node, seat)).await?;
+    let reply = register_disk(node, seat).await?;
     change_file(node, |file| {
         match file.more_disks.iter_mut().find(|more| more.uuid() == Some(seat.uuid)) {
             Some(more) => more.disk = Some(reply.disk),
@@ -260,8 +305,12 @@ async fn commission(
     let store: Arc<dyn ports::Store> =
         Arc::new(StorePort::new(node.env.clock, seat.store.clone(), node.gates.work.clone()));
     let local = seat.set_local(LocalDisk::new(of, reply.disk, reply.session, store));
-    let watching = local.clone();
-    node.map.before_install(move |map| watching.map_changed(map));
+    let watching = Arc::downgrade(local);
+    node.map.before_install(move |map| {
+        if let Some(disk) = watching.upgrade() {
+            disk.map_changed(map);
+        }
+    });
     local.map_changed(&node.map.current());
     tracing::info!(disk = %reply.disk, session = %reply.session, "disk in service");
     Ok(DiskWorkers::start(&node.env, local, cluster, memory, ScrubPace::default()))
@@ -276,14 +325,27 @@ async fn register_again(node: &Arc<Node>, seat: &Arc<DiskSeat>) -> Result<(), Er
     if in_map.is_some_and(|newest| newest > session)
         || local.session_ended().now_or_never().is_some()
     {
-        let reply = persist(node, || register_disk(node, seat)).await?;
+        let reply = register_disk(node, seat).await?;
         tracing::info!(disk = %reply.disk, session = %reply.session, "disk in service again");
         local.set_session(reply.session);
     }
     Ok(())
 }
 
+/// Tries again until it succeeds, the cluster refuses this node for good, or (`NotFound`) has let the disk go.
 async fn register_disk(node: &Arc<Node>, seat: &DiskSeat) -> Result<RegisteredDisk, Error> {
+    let attempt = || async {
+        match (try_register_disk(node, seat).await, seat.id()) {
+            (Err(e), Some(disk)) if e.kind == Kind::NotFound => {
+                if detach::is_removed(node, disk, limit(node)).await { Ok(Err(e)) } else { Err(e) }
+            }
+            (other, _) => other.map(Ok),
+        }
+    };
+    persist(node, attempt).await?
+}
+
+async fn try_register_disk(node: &Arc<Node>, seat: &DiskSeat) -> Result<RegisteredDisk, Error> {
     let of = node.registration.node();
     let of = of.ok_or_else(|| Error::new(Kind::Retry, "the node has not registered yet"))?;
     let space = seat.store.space();
@@ -355,8 +417,9 @@ async fn heard(
     }
     for seat in node.disks.all().iter() {
         let Some(local) = seat.local() else { continue };
-        if reply.register_disks.contains(&local.disk) {
-            let registered = persist(node, || register_disk(node, seat)).await?;
+        if reply.register_disks.contains(&local.disk)
+            && let Some(registered) = unless_removed(node, seat, register_disk(node, seat)).await?
+        {
             local.set_session(registered.session);
         }
     }

@@ -159,9 +159,13 @@ impl Signals {
         all.keys().copied().collect()
     }
 
-    /// What a background worker does now, for people.
-    pub(crate) fn set_worker(&self, name: &str, status: impl Into<String>) {
-        self.workers.lock().insert(name.into(), status.into());
+    /// What a background worker does now, for people; `None`: it has ended.
+    pub(crate) fn set_worker(&self, name: &str, status: Option<String>) {
+        let mut workers = self.workers.lock();
+        match status {
+            Some(status) => workers.insert(name.into(), status),
+            None => workers.remove(name),
+        };
     }
 
     /// All background workers.

@@ -16,8 +16,8 @@ use everhold_proto::rpc::{
     self, AddDisk, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents,
     GetMap, GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT,
     Heartbeat, Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX,
-    ReadChanges, Rebalance, RegisterDisk, RegisterNode, RenewSession, ReportBad, ReportLost,
-    ReportRepaired, ReportUnreachable, RetireLearner, Rpc, StartScrub, TablePage,
+    ReadChanges, Rebalance, RegisterDisk, RegisterNode, RemoveDisk, RenewSession, ReportBad,
+    ReportLost, ReportRepaired, ReportUnreachable, RetireLearner, Rpc, StartScrub, TablePage,
 };
 use everhold_proto::{ClusterId, Error, Kind, Priority};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -151,6 +151,7 @@ async fn unary(
         GetNodeStatus,
         StartScrub,
         AddDisk,
+        RemoveDisk,
     ]
 }
 

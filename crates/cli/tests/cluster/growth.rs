@@ -1,4 +1,5 @@
-//! A cluster that grows while it runs: disks and nodes are added, and the copies spread over them.
+//! A cluster that grows while it runs, and shrinks: disks and nodes are added, the copies spread over them, and a disk is
+//! removed.
 
 use crate::common::{Cluster, eventually, everhold, noise};
 use serde_json::Value;
@@ -26,9 +27,9 @@ fn places(rebalance: &Value) -> Vec<u64> {
 }
 
 /// A disk comes into service without a restart, a directory that is in use is refused, and the disk is there again
-/// after its node was killed. What a dry run says is what a rebalance moves; then nothing is left to move.
+/// after its node was killed; drained, it is removed, and stays so. What a dry run says is what a rebalance moves; then nothing is left to move.
 #[test]
-fn disks_and_nodes_are_added_while_it_runs() {
+fn disks_and_nodes_come_and_go_while_it_runs() {
     let cluster = Cluster::up(3, &["--capacity", "512MiB"]);
     let local = cluster.scratch().join("local");
     std::fs::write(&local, noise(7, 8 << 20)).unwrap();
@@ -85,4 +86,28 @@ fn disks_and_nodes_are_added_while_it_runs() {
         disks.as_array().unwrap().iter().find(|disk| disk["id"] == added["disk"]).unwrap().clone();
     assert_eq!((&disk["state"], &disk["node"]), (&"in".into(), &2.into()));
     assert!(cluster.ok(&["fs", "cat", "/f"]) == noise(7, 8 << 20));
+
+    let id = added["disk"].to_string();
+    assert_eq!(cluster.run(&["disk", "remove", &id]).status.code(), Some(8), "it is not drained");
+    let first = disks.as_array().unwrap().iter().find(|disk| disk["node"] == 2).unwrap();
+    assert_ne!(first["id"], added["disk"]);
+    let refused = cluster.run(&["disk", "remove", &first["id"].to_string()]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("everhold node remove n2"));
+    cluster.ok(&["disk", "drain", &id]);
+    let removed = eventually("the disk to be empty and removed", || {
+        let removed = cluster.run(&["--json", "disk", "remove", &id]);
+        removed.status.success().then(|| serde_json::from_slice::<Value>(&removed.stdout).unwrap())
+    });
+    assert_eq!(removed["path"], path.as_str());
+    assert_eq!(cluster.run(&["disk", "remove", &id]).status.code(), Some(3), "it is gone");
+    std::fs::remove_dir_all(mount.join("everhold")).unwrap();
+    cluster.kill_at_once(&[2]);
+    cluster.start(&[2]);
+    cluster.wait_redundant();
+    let left = cluster.json(&["disk", "ls"]);
+    let left = left.as_array().unwrap();
+    assert!(left.iter().all(|disk| disk["id"] != added["disk"]), "{left:?}");
+    assert!(cluster.ok(&["fs", "cat", "/f"]) == noise(7, 8 << 20));
+    let anew = cluster.json(&["disk", "add", "2", &path, "--capacity", "512MiB"]);
+    assert_ne!(anew["disk"], added["disk"], "numbers are given once");
 }

@@ -1,5 +1,5 @@
 //! How a node leaves for good: its disks are emptied, its seat in Raft goes to another one, and then it is
-//! taken out of the map.
+//! taken out of the map. A disk leaves alone in the same way.
 //!
 //! **Invariant:** nothing that may hold the last copy of a block is forgotten here: a disk leaves the map only
 //! when no placement group names it, neither as a member nor as a former.
@@ -12,8 +12,9 @@ use crate::{reads, topology};
 use everhold_proto::apply::Apply;
 use everhold_proto::command::Answer;
 use everhold_proto::kv::{KvResult, put_row};
-use everhold_proto::map::{ClusterMap, Disk, DiskState, NodeState};
+use everhold_proto::map::{ClusterMap, Disk, DiskState, NodeState, Pg};
 use everhold_proto::{DiskId, NodeId, tables};
+use std::fmt::Display;
 
 /// Begins to empty all disks of a node, or ends that.
 pub(crate) fn node(ctx: &mut Apply<'_>, id: NodeId, on: bool) -> KvResult<Answer> {
@@ -66,13 +67,8 @@ pub(crate) fn remove(ctx: &mut Apply<'_>, id: NodeId) -> KvResult<Answer> {
         return Ok(conflict(text));
     }
     let disks: Vec<DiskId> = disks_of(&map, id).into_iter().map(|disk| disk.id).collect();
-    let places =
-        map.pgs.values().filter(|pg| pg.holders().any(|held| disks.contains(&held))).count();
-    if places > 0 {
-        let text = format!(
-            "{id} still has places in {places} placement groups; they end when others hold their blocks"
-        );
-        return Ok(conflict(text));
+    if let Some(why) = still_held(&map, id, &disks) {
+        return Ok(why);
     }
     ctx.kv.delete(&tables::node(id))?;
     for disk in &disks {
@@ -82,6 +78,39 @@ pub(crate) fn remove(ctx: &mut Apply<'_>, id: NodeId) -> KvResult<Answer> {
     raise_epoch(ctx);
     event(ctx, id, format!("removed by an operator, with {} disks", disks.len()))?;
     Ok(Answer::Done)
+}
+
+/// Takes a disk out of the map, for ever: numbers of disks are given once.
+pub(crate) fn remove_disk(ctx: &mut Apply<'_>, id: DiskId) -> KvResult<Answer> {
+    let map = reads::load_map(ctx.kv)?;
+    let Some(disk) = map.disks.get(&id) else {
+        return Ok(unknown(id));
+    };
+    if matches!(disk.state, DiskState::In | DiskState::Slow) {
+        let text = format!(
+            "{id} is {} and not drained; `everhold disk drain {id}` comes first",
+            disk.state
+        );
+        return Ok(conflict(text));
+    }
+    if let Some(why) = still_held(&map, id, &[id]) {
+        return Ok(why);
+    }
+    ctx.kv.delete(&tables::disk(id))?;
+    raise_epoch(ctx);
+    event(ctx, id, format!("removed from {} by an operator", disk.node))?;
+    Ok(Answer::Done)
+}
+
+/// Why these disks of `what` cannot be forgotten yet, if so.
+fn still_held(map: &ClusterMap, what: impl Display, disks: &[DiskId]) -> Option<Answer> {
+    let held = |pg: &&Pg| pg.holders().any(|held| disks.contains(&held));
+    let places = map.pgs.values().filter(held).count();
+    (places > 0).then(|| {
+        conflict(format!(
+            "{what} still has places in {places} placement groups; they end when others hold their blocks"
+        ))
+    })
 }
 
 fn disks_of(map: &ClusterMap, node: NodeId) -> Vec<&Disk> {

@@ -53,6 +53,7 @@ pub fn apply(ctx: &mut Apply<'_>, command: &MapCommand) -> KvResult<Answer> {
         MapCommand::RemoveNode { node } => drain::remove(ctx, *node),
         MapCommand::SetLabels { node, labels } => nodes::set_labels(ctx, *node, labels.as_ref()),
         MapCommand::NoteBrake(reason) => note_brake(ctx, reason.as_deref()),
+        MapCommand::RemoveDisk { disk } => drain::remove_disk(ctx, *disk),
     }
 }
 

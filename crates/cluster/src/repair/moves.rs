@@ -100,7 +100,7 @@ fn domains(map: &ClusterMap, pg: &Pg, disks: &[DiskId]) -> (usize, usize) {
 /// then one whose going costs no domain of the policy's level, and no zone; then one that lags behind a member that came later (a former took
 /// its place back beside it); then the one on the most loaded disk. The newest member is still to prove
 /// itself and stays, as long as its disk is in order. If it came to another disk of a node that was in the PG already, the
-/// two are a move within that node: once the newest is full, one of them leaves.
+/// two are a move within that node: once the newest is full, one of them leaves, the drained one if there is one.
 pub(crate) fn leaver(map: &ClusterMap, placement: &Placement<'_>, pg: &Pg) -> Option<DiskId> {
     let newest = pg.members.iter().max_by_key(|member| (member.joined, member.disk));
     let is_newest = |member: &Member| newest.is_some_and(|newest| newest.joined == member.joined);
@@ -126,6 +126,7 @@ pub(crate) fn leaver(map: &ClusterMap, placement: &Placement<'_>, pg: &Pg) -> Op
             let unwanted = !is_settled(member.disk) || moves_within(member);
             (
                 unwanted || is_overfull(map, member.disk),
+                moves_within(member) && is_leaving(map, member.disk),
                 domains_without(member),
                 !member.is_full(),
                 placement.load_with(member.disk, 0),

@@ -241,6 +241,35 @@ fn a_draining_disk_is_emptied() {
     assert_redundant(&world, 3);
 }
 
+/// Where each node must hold a copy, a drained disk gives its places to another disk of its node, and is removed.
+#[test]
+fn a_disk_is_emptied_within_its_node() {
+    let mut world = World::new(3, &["a", "b", "c"]);
+    let more = MapCommand::RegisterDisk {
+        uuid: [22; 16],
+        disk: None,
+        node: NodeId(2),
+        capacity_bytes: crate::testing::CAPACITY,
+        used_bytes: 0,
+    };
+    assert!(matches!(world.map_command(more), Answer::Disk { disk: DiskId(4), .. }));
+    settle(&mut world);
+    with_blocks(&mut world);
+    let places = (memberships(&world, 2), memberships(&world, 4));
+    assert!(places.0 > 0 && places.1 > 0, "{places:?}");
+    let drain = MapCommand::SetDiskState {
+        disk: DiskId(4),
+        state: DiskState::Draining,
+        reason: "test".into(),
+    };
+    assert_eq!(world.map_command(drain), Answer::Done);
+    settle(&mut world);
+    assert_eq!((memberships(&world, 2), memberships(&world, 4)), (places.0 + places.1, 0));
+    assert_redundant(&world, 3);
+    let remove = MapCommand::RemoveDisk { disk: DiskId(4) };
+    assert_eq!(world.map_command(remove), Answer::Done);
+}
+
 /// A failed disk is treated as lost although its node is Up.
 #[test]
 fn a_failed_disk_is_replaced() {

@@ -60,6 +60,7 @@ const REQUESTS: &[Form] = requests![
     StartScrub,
     Rebalance,
     AddDisk,
+    RemoveDisk,
 ];
 
 /// A request in postcard or JSON; the first byte says which.

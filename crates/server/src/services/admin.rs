@@ -23,6 +23,7 @@ impl Serve for ChangeMap {
             | MapCommand::SetDiskState { .. }
             | MapCommand::SetPolicy(_)
             | MapCommand::DrainNode { .. }
+            | MapCommand::RemoveDisk { .. }
             | MapCommand::SetLabels { .. } => {}
             MapCommand::RemoveNode { node: of } => give_seat_up(node, *of, call).await?,
             _ => return Err(Error::new(Kind::Invalid, "operators do not give this command")),

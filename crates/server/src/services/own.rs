@@ -6,7 +6,7 @@ use crate::process;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::rpc::{
     AddDisk, DiskStatus, GetNodeStatus, Hello, HelloReply, NodeStatus, PrepareLearner,
-    RegisteredDisk, RetireLearner, ScrubStatus, StartScrub,
+    RegisteredDisk, RemoveDisk, RemovedDisk, RetireLearner, ScrubStatus, StartScrub,
 };
 use everhold_proto::{Error, Kind};
 use std::sync::Arc;
@@ -57,6 +57,13 @@ impl Serve for AddDisk {
     const CLASS: Class = Class::Control;
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<RegisteredDisk, Error> {
         crate::attach::add(node, &self, call.deadline).await
+    }
+}
+
+impl Serve for RemoveDisk {
+    const CLASS: Class = Class::Control;
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<RemovedDisk, Error> {
+        crate::detach::remove(node, self.disk, call.deadline).await
     }
 }
 

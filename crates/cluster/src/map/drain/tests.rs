@@ -89,6 +89,38 @@ fn a_node_is_removed_last() {
     assert_eq!(refusal(&remove(&mut world, 1)), Some(Kind::NotFound));
 }
 
+/// A disk leaves only drained and without places, and its number is not given again.
+#[test]
+fn a_disk_is_removed_when_it_is_empty() {
+    let mut world = World::new(2, &["a", "b", "c", "d"]);
+    let pg = world.create_pg(&[1, 2]);
+    let remove = MapCommand::RemoveDisk { disk: DiskId(1) };
+    assert!(why(&world.map_command(remove.clone())).contains("not drained"));
+    let drain = MapCommand::SetDiskState {
+        disk: DiskId(1),
+        state: DiskState::Draining,
+        reason: "test".into(),
+    };
+    assert_eq!(world.map_command(drain), Answer::Done);
+    assert!(why(&world.map_command(remove.clone())).contains("places in 1 placement groups"));
+    assert_eq!(world.change(pg, PgChange::Join(DiskId(3))), Answer::Done);
+    assert_eq!(world.change(pg, PgChange::Leave(DiskId(1))), Answer::Done);
+    assert_eq!(world.map_command(remove.clone()), Answer::Done);
+    assert_eq!(refusal(&world.map_command(remove)), Some(Kind::NotFound));
+    assert!(!world.map().disks.contains_key(&DiskId(1)));
+    assert!(world.map().nodes.contains_key(&NodeId(1)), "its node stays");
+    let again = |uuid, disk| MapCommand::RegisterDisk {
+        uuid: [uuid; 16],
+        disk,
+        node: NodeId(1),
+        capacity_bytes: 1 << 30,
+        used_bytes: 0,
+    };
+    let back = world.map_command(again(1, Some(DiskId(1))));
+    assert_eq!(refusal(&back), Some(Kind::NotFound), "as what it was it does not come back");
+    assert!(matches!(world.map_command(again(11, None)), Answer::Disk { disk: DiskId(5), .. }));
+}
+
 /// A member of a group that went out is a former there: its node stays until the group is full without it.
 #[test]
 fn formers_keep_their_node() {
