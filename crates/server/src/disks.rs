@@ -22,10 +22,12 @@ impl Disks {
         Disks { seats: ArcSwap::from_pointee(disks), unopened: Mutex::new(unopened) }
     }
 
-    /// Those that do not work, and why.
+    /// Those that do not work, and why. Not the first one, beside the metadata: the process ends for it, and finds out
+    /// whether it opens again.
     pub(crate) fn failed(&self) -> Vec<(DiskId, String)> {
         let seats = self.seats.load();
-        let failed = seats.iter().filter_map(|disk| Some((disk.id()?, disk.store.failure()?)));
+        let added = seats.iter().skip(1);
+        let failed = added.filter_map(|disk| Some((disk.id()?, disk.store.failure()?)));
         self.unopened.lock().iter().cloned().chain(failed).collect()
     }
 

@@ -45,7 +45,12 @@ impl Behind {
                     if let Some(wait) = wait {
                         self.until_told(clock, wait, deadline).await?;
                     }
-                    let reply = client.execute_queued(op, deadline).await?;
+                    let from = loses_directory(&op);
+                    let result = client.execute_queued(op, deadline).await;
+                    if !matches!(result, Err(ClientError::Fs(_))) {
+                        self.removed(from, clock.now());
+                    }
+                    let reply = result?;
                     self.moved(&reply, clock.now());
                     return Ok(reply);
                 }
@@ -108,6 +113,16 @@ impl Behind {
         if state.holdings.has(attr.inode) {
             state.give_back(attr.inode, now);
         }
+    }
+
+    /// The leader removed a directory from this one, which is not held: nobody here knows which, so all that are held in
+    /// it are given back.
+    fn removed(&self, from: Option<InodeId>, now: Instant) {
+        let Some(from) = from else { return };
+        let mut state = self.state.lock();
+        let mut below = state.holdings.directories();
+        below.retain(|inode| state.holdings.parent(*inode) == Some(from));
+        below.into_iter().for_each(|inode| state.give_back(inode, now));
     }
 
     /// Answers a question, here or by the leader.
@@ -255,6 +270,15 @@ impl State {
 
 fn needs_number(op: &FsOp) -> bool {
     matches!(op, FsOp::Create { .. })
+}
+
+/// The directory from which such a change may remove another one.
+fn loses_directory(op: &FsOp) -> Option<InodeId> {
+    match op {
+        FsOp::Rmdir { parent, .. } => Some(*parent),
+        FsOp::Rename { new_parent, .. } => Some(*new_parent),
+        _ => None,
+    }
 }
 
 /// The directory that it would be good to hold for such a change.
