@@ -232,34 +232,6 @@ async fn a_walk_takes_what_is_below() {
     }
 }
 
-/// A directory that is held, and is removed from one that is not, by its own client: it is gone for that client, too.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_removed_is_not_held() {
-    let cluster = TestCluster::start(1, 1).await;
-    let (client, other) = (cluster.behind().await, cluster.client().await);
-    let tries = AtomicU32::new(0);
-    let (dir, text) = cluster
-        .until("a directory is held, and the one above it is not", || {
-            let text = format!("d{}", tries.fetch_add(1, Ordering::Relaxed));
-            let (client, other) = (client.clone(), other.clone());
-            async move {
-                let dir = make(&client, ROOT, &text, NewKind::Directory).await.inode;
-                make(&client, dir, "f", NewKind::File).await;
-                make(&other, ROOT, &format!("other-{text}"), NewKind::File).await;
-                client.unlink(dir, name("f"), true).await.expect("is removed");
-                let is_so = client.holds_directory(dir) && !client.holds_directory(ROOT);
-                is_so.then_some((dir, text))
-            }
-        })
-        .await;
-    client.rmdir(ROOT, name(&text)).await.expect("is removed");
-    let gone = client.list_inode(dir).await.expect_err("it is gone");
-    assert!(gone.is_not_found(), "{gone}");
-    assert!(!client.holds_directory(dir));
-    client.close().await.expect("closes");
-    other.close().await.expect("closes");
-}
-
 /// Two clients by turns in one directory: each sees what the other one did, at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn others_see_what_was_done() {

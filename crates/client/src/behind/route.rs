@@ -291,3 +291,58 @@ fn changed_directory(op: &FsOp) -> Option<InodeId> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use everhold_proto::fs::{FileKind, RenameMode};
+    use everhold_proto::units::Timestamp;
+    use everhold_proto::{PolicyId, SessionId};
+
+    fn directory(inode: u64, parent: u64) -> Attr {
+        let zero = Timestamp(0);
+        Attr {
+            inode: InodeId(inode),
+            kind: FileKind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            nlink: 2,
+            size: 0,
+            allocated: 0,
+            atime: zero,
+            mtime: zero,
+            ctime: zero,
+            btime: zero,
+            rdev: 0,
+            version: 1,
+            policy: PolicyId(0),
+            consistency: Default::default(),
+            xattrs: 0,
+            parent: InodeId(parent),
+        }
+    }
+
+    /// What the leader removes from a directory that is not held may be one that is: it must not be listed any more.
+    #[test]
+    fn what_the_leader_removed_is_not_held() {
+        let (parent, name) = (InodeId(5), Name::new(b"d".to_vec()).expect("a name"));
+        let (new_parent, new_name, mode) = (InodeId(6), name.clone(), RenameMode::Replace);
+        let removing = [
+            FsOp::Rmdir { parent, name: name.clone() },
+            FsOp::Rename { parent, name, new_parent, new_name, mode },
+        ];
+        for (op, gone, stays) in [(&removing[0], 10, 11), (&removing[1], 11, 10)] {
+            let behind = Behind::new();
+            behind.session_opened(SessionId(1));
+            for (inode, parent) in [(10, 5), (11, 6)] {
+                behind.state.lock().holdings.take_in(&directory(inode, parent), &[]);
+            }
+            behind.removed(loses_directory(op), Instant::now());
+            let state = behind.state.lock();
+            assert!(!state.holdings.has(InodeId(gone)), "{op:?}");
+            assert!(state.holdings.has(InodeId(stays)), "{op:?}");
+            assert!(state.queue.gives_back(InodeId(gone)), "{op:?}");
+        }
+    }
+}
