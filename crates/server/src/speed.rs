@@ -1,6 +1,5 @@
 //! How fast a disk answers: the median and the 90th percentile of the times of its writes and reads over the last
-//! seconds. Heartbeats tell
-//! the leader, who holds the disks against each other (`everhold_cluster::slow`).
+//! seconds. Heartbeats tell the leader, who holds the disks against each other (`everhold_cluster::slow`).
 //!
 //! An operation that does not end counts with its age, so that a disk that stands still is noticed too. Clients go
 //! round a disk that stood still before there are figures of it; the node then tries the disk itself.

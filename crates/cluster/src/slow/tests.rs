@@ -27,15 +27,20 @@ impl Case {
             (disk, DiskSpeed { disk, write_micros: micros, ..DiskSpeed::default() })
         };
         let speeds = millis.iter().enumerate().map(speed).collect();
-        let mut count = 0;
+        self.judge(seconds, &speeds).len()
+    }
+
+    /// Lets the figures be so for a while, applies the verdicts, and tells them.
+    fn judge(&mut self, seconds: u64, speeds: &BTreeMap<DiskId, DiskSpeed>) -> Vec<String> {
+        let mut told = Vec::new();
         for _ in 0..seconds * 5 {
             self.now += Duration::from_millis(200);
-            for verdict in self.judge.verdicts(&self.world.map(), &speeds, self.now) {
+            for verdict in self.judge.verdicts(&self.world.map(), speeds, self.now) {
+                told.push(format!("{verdict:?}"));
                 self.world.map_command(verdict);
-                count += 1;
             }
         }
-        count
+        told
     }
 
     fn state(&self, disk: u32) -> DiskState {
@@ -129,15 +134,7 @@ fn a_slow_node_is_named() {
             (disk, DiskSpeed { disk, answer_micros, ..DiskSpeed::default() })
         };
         let speeds: BTreeMap<_, _> = millis.iter().enumerate().map(speed).collect();
-        let mut told = Vec::new();
-        for _ in 0..seconds * 5 {
-            case.now += Duration::from_millis(200);
-            for verdict in case.judge.verdicts(&case.world.map(), &speeds, case.now) {
-                told.push(format!("{verdict:?}"));
-                case.world.map_command(verdict);
-            }
-        }
-        told
+        case.judge(seconds, &speeds)
     };
     assert!(run(10, &[1, 2, 140, 1, 2]).is_empty());
     let told = run(3, &[1, 2, 700, 1, 2]);
@@ -173,15 +170,7 @@ fn a_disk_that_stands_still_now_and_then_is_named_and_kept() {
             (disk, DiskSpeed { disk, write_micros, write_tail_micros, ..DiskSpeed::default() })
         };
         let speeds: BTreeMap<_, _> = tails.iter().enumerate().map(speed).collect();
-        let mut told = Vec::new();
-        for _ in 0..seconds * 5 {
-            case.now += Duration::from_millis(200);
-            for verdict in case.judge.verdicts(&case.world.map(), &speeds, case.now) {
-                told.push(format!("{verdict:?}"));
-                case.world.map_command(verdict);
-            }
-        }
-        told
+        case.judge(seconds, &speeds)
     };
     assert!(run(10, &[1, 2, 15, 1, 2]).is_empty(), "that is quick enough");
     let told = run(3, &[1, 2, 80, 1, 2]);
