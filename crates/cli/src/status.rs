@@ -135,9 +135,10 @@ pub(crate) async fn run(global: &Global) -> CliResult {
         line(format!("brake: bulk repair and deletion are held: {reason}"))?;
     }
     for breaker in &status.breakers {
-        let BreakerStatus { of, node, state, for_ms, reason } = breaker;
+        let BreakerStatus { of, node, disk, state, for_ms, reason } = breaker;
+        let suspect = disk.map_or(node.to_string(), |disk| format!("{disk} of {node}"));
         let lasted = duration(Duration::from_millis(*for_ms));
-        line(format!("breaker of {of:?} for {node}: {state} for {lasted}: {reason}"))?;
+        line(format!("breaker of {of:?} for {suspect}: {state} for {lasted}: {reason}"))?;
     }
     for finding in &status.health {
         line(format!("{:?}: {} → {}", finding.severity, finding.text, finding.remedy))?;

@@ -115,26 +115,30 @@ impl Findings {
         }
     }
 
-    /// Clients that go round a node, one finding for each node. A client alone may have its own trouble.
+    /// Clients that go round a node or a disk, one finding for each. A client alone may have its own trouble.
     fn breakers(&mut self, breakers: &[BreakerStatus]) {
-        let mut nodes: BTreeMap<NodeId, Vec<&BreakerStatus>> = BTreeMap::new();
+        let mut suspects: BTreeMap<(NodeId, Option<DiskId>), Vec<&BreakerStatus>> = BTreeMap::new();
         for breaker in breakers {
-            nodes.entry(breaker.node).or_default().push(breaker);
+            suspects.entry((breaker.node, breaker.disk)).or_default().push(breaker);
         }
-        for (node, open) in nodes {
+        for ((node, disk), open) in suspects {
             let Some(longest) = open.iter().max_by_key(|breaker| breaker.for_ms) else { continue };
             let BreakerStatus { of, state, for_ms, reason, .. } = longest;
             let more = match open.len() - 1 {
                 0 => String::new(),
                 n => format!(" (and {n} more)"),
             };
+            let (suspect, remedy) = match disk {
+                None => (node.to_string(), "look at the node and at the network to it"),
+                Some(disk) => (format!("{disk} of {node}"), "look at the disk"),
+            };
             self.add(
                 Severity::Info,
                 format!(
-                    "{of:?}{more} goes round {node}: breaker {state} for {:.1} s: {reason}",
+                    "{of:?}{more} goes round {suspect}: breaker {state} for {:.1} s: {reason}",
                     *for_ms as f64 / 1000.0
                 ),
-                "none as long as it closes again; else look at the node and at the network to it",
+                &format!("none as long as it closes again; else {remedy}"),
             );
         }
     }

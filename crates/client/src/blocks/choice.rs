@@ -1,8 +1,9 @@
 //! Which placement group a block is written to: the healthiest there are, at random by free space.
 
 use crate::client::Client;
-use everhold_proto::map::{ClusterMap, DiskState, Fullness, Pg};
-use everhold_proto::{DiskId, Epoch, NodeId, PgId, PolicyId};
+use crate::health::Target;
+use everhold_proto::map::{ClusterMap, DiskState, Fullness, NodeState, Pg};
+use everhold_proto::{DiskId, Epoch, PgId, PolicyId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ impl Client {
             match &*cached {
                 Some(c) if c.key == key => c.clone(),
                 _ => {
-                    let policies = weigh(map, |node| self.peers.allows(node));
+                    let policies = weigh(map, |target| self.peers.allows(target));
                     cached.insert(Arc::new(Cached { key, policies })).clone()
                 }
             }
@@ -64,11 +65,11 @@ impl Client {
 impl Client {
     /// A group that all members take, one of which is coming back and is to be tried: it is not drawn otherwise.
     fn trial(&self, map: &ClusterMap, policy: PolicyId, avoid: &[PgId]) -> Option<PgId> {
-        let node = self.peers.to_be_tried()?;
-        let allows = |other| other == node || self.peers.allows(other);
+        let tried = self.peers.to_be_tried()?;
+        let allows = |target| tried.covers(target) || self.peers.allows(target);
+        let is_tried = |disk| target_of(map, disk).is_some_and(|target| tried.covers(target));
         let tries = |pg: &&Pg| {
-            let member =
-                pg.members.iter().any(|m| map.node_of(m.disk).is_some_and(|n| n.id == node));
+            let member = pg.members.iter().any(|m| is_tried(m.disk));
             let whole = || judge(map, pg, &allows).is_some_and(|(tier, _)| tier <= Tier::Nearfull);
             pg.policy == policy && !avoid.contains(&pg.id) && member && whole()
         };
@@ -94,7 +95,7 @@ impl Weighted {
 
 /// For each policy the groups of its best tier with their weights. When the best tier has few groups,
 /// the next ones follow with little weight, so that a refused block finds somewhere else to go.
-fn weigh(map: &ClusterMap, allows: impl Fn(NodeId) -> bool) -> BTreeMap<PolicyId, Weighted> {
+fn weigh(map: &ClusterMap, allows: impl Fn(Target) -> bool) -> BTreeMap<PolicyId, Weighted> {
     let mut tiers: BTreeMap<PolicyId, BTreeMap<Tier, Vec<(PgId, u64)>>> = BTreeMap::new();
     for pg in map.pgs.values() {
         if let Some((tier, weight)) = judge(map, pg, &allows) {
@@ -120,7 +121,7 @@ fn accumulate(tiers: BTreeMap<Tier, Vec<(PgId, u64)>>) -> Weighted {
 }
 
 /// `None`: a write there cannot succeed.
-fn judge(map: &ClusterMap, pg: &Pg, allows: &impl Fn(NodeId) -> bool) -> Option<(Tier, u64)> {
+fn judge(map: &ClusterMap, pg: &Pg, allows: &impl Fn(Target) -> bool) -> Option<(Tier, u64)> {
     let policy = map.policies.get(&pg.policy)?;
     let takes: Vec<DiskId> =
         pg.members.iter().map(|m| m.disk).filter(|disk| takes_writes(map, *disk)).collect();
@@ -129,7 +130,7 @@ fn judge(map: &ClusterMap, pg: &Pg, allows: &impl Fn(NodeId) -> bool) -> Option<
     }
     let healthy = |disk: &DiskId| {
         let node = map.node_of(*disk).filter(|_| !is_slow(map, *disk));
-        node.is_some_and(|n| n.state == everhold_proto::map::NodeState::Up && allows(n.id))
+        node.is_some_and(|n| n.state == NodeState::Up && allows(Target { disk: *disk, node: n.id }))
     };
     let well: Vec<DiskId> = takes.iter().copied().filter(healthy).collect();
     let disks = || well.iter().filter_map(|disk| map.disks.get(disk));
@@ -145,6 +146,11 @@ fn judge(map: &ClusterMap, pg: &Pg, allows: &impl Fn(NodeId) -> bool) -> Option<
         Tier::Desperate
     };
     Some((tier, free.unwrap_or(0).clamp(1, 1 << 40)))
+}
+
+/// A disk with its node; `None`: the map does not have it.
+pub(super) fn target_of(map: &ClusterMap, disk: DiskId) -> Option<Target> {
+    Some(Target { disk, node: map.node_of(disk)?.id })
 }
 
 /// Whether the cluster found the disk far slower than its peers.
@@ -164,8 +170,8 @@ pub(super) fn takes_writes(map: &ClusterMap, disk: DiskId) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use everhold_proto::map::{Disk, Labels, Member, Node, NodeState, Policy};
-    use everhold_proto::{DiskSession, Generation, LogIndex};
+    use everhold_proto::map::{Disk, Labels, Member, Node, Policy};
+    use everhold_proto::{DiskSession, Generation, LogIndex, NodeId};
 
     /// `zones` nodes, each its own zone with one disk, and one PG of three for each start.
     pub(crate) fn map(nodes: u32) -> ClusterMap {
@@ -219,7 +225,7 @@ pub(super) mod tests {
         map
     }
 
-    fn drawn(map: &ClusterMap, allows: impl Fn(NodeId) -> bool) -> BTreeMap<PgId, usize> {
+    fn drawn(map: &ClusterMap, allows: impl Fn(Target) -> bool) -> BTreeMap<PgId, usize> {
         let weighted = weigh(map, allows);
         let mut counts = BTreeMap::new();
         let total = weighted[&PolicyId(0)].0.last().unwrap().1;
@@ -246,12 +252,12 @@ pub(super) mod tests {
     #[test]
     fn groups_with_a_sick_member_are_the_last_resort() {
         let map = map(5);
-        for (pg, count) in drawn(&map, |node| node != NodeId(2)) {
+        for (pg, count) in drawn(&map, |target| target.node != NodeId(2)) {
             assert_eq!(count, if has(&map, pg, DiskId(2)) { 1 } else { 100 }, "{pg}");
         }
         let mut down = map.clone();
         down.nodes.get_mut(&NodeId(2)).unwrap().state = NodeState::Down;
-        assert_eq!(drawn(&down, |_| true), drawn(&map, |node| node != NodeId(2)));
+        assert_eq!(drawn(&down, |_| true), drawn(&map, |target| target.node != NodeId(2)));
     }
 
     #[test]

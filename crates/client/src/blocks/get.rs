@@ -4,12 +4,12 @@
 use super::choice::is_slow;
 use super::plan::Piece;
 use crate::client::Client;
-use crate::health::Class;
+use crate::health::{Class, Target};
 use crate::wire::WireError;
 use bytes::Bytes;
 use everhold_proto::map::{ClusterMap, NodeState};
 use everhold_proto::planted::{self, Bug};
-use everhold_proto::{BlockId, DiskId, Error, Kind, NodeId, PgId};
+use everhold_proto::{BlockId, DiskId, Error, Kind, PgId};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::ops::Range;
@@ -47,8 +47,7 @@ impl Wanted {
 /// A replica to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Replica {
-    disk: DiskId,
-    node: NodeId,
+    target: Target,
     address: String,
 }
 
@@ -156,7 +155,8 @@ impl Client {
         let Some(pg) = map.pgs.get(&pg) else { return Vec::new() };
         let rank = |disk: DiskId| {
             let node = map.node_of(disk)?;
-            let doubtful = node.state > NodeState::Suspect || !self.peers.allows(node.id);
+            let target = Target { disk, node: node.id };
+            let doubtful = node.state > NodeState::Suspect || !self.peers.allows(target);
             let tier = match pg.member(disk) {
                 Some(member) if member.is_full() => 0,
                 Some(member) if member.complete => 1,
@@ -164,9 +164,9 @@ impl Client {
                 None => 3,
             };
             let suspect = node.state == NodeState::Suspect || is_slow(map, disk);
-            let micros = self.peers.mean(node.id, class).as_micros() as f64 + 100.0;
+            let micros = self.peers.mean(disk, class).as_micros() as f64 + 100.0;
             let cost = (micros * (0.5 + self.env.entropy.unit())) as u64;
-            let replica = Replica { disk, node: node.id, address: node.address.clone() };
+            let replica = Replica { target, address: node.address.clone() };
             Some(((doubtful, tier, suspect, cost), replica))
         };
         let mut ranked: Vec<_> = pg.holders().filter_map(rank).collect();
@@ -183,9 +183,9 @@ impl Client {
     ) -> (Replica, Result<Bytes, WireError>) {
         let started = self.env.clock.now();
         let until = deadline.min(started + REPLICA_LIMIT);
-        let _under_way = self.peers.begin(replica.node);
+        let _under_way = self.peers.begin(replica.target);
         let range = (!wanted.is_whole()).then(|| wanted.range.clone());
-        let Replica { disk, address, .. } = &replica;
+        let Replica { target: Target { disk, .. }, address } = &replica;
         let read = self.wire.try_get_block(address, *disk, wanted.pg, wanted.id, range, until);
         let result = match read.await {
             Ok((bytes, crc)) if wanted.is_whole() && !wanted.is(&bytes, crc) => {
@@ -198,14 +198,14 @@ impl Client {
         match &result {
             Ok(_) => {
                 let elapsed = now.saturating_duration_since(started);
-                self.peers.succeeded(replica.node, class, elapsed);
+                self.peers.succeeded(replica.target, class, elapsed);
             }
             Err(e) => {
                 tracing::debug!(block = %wanted.id, disk = %disk, error = %e, "replica not read");
                 if matches!(e, WireError::Remote(e) if e.kind == Kind::Busy) {
                     self.window.refused(class);
                 }
-                self.peers.failed(replica.node, e, now);
+                self.peers.failed(replica.target, e, now);
             }
         }
         (replica, result)
@@ -218,7 +218,7 @@ impl Client {
         for (replica, since) in asked {
             let elapsed = now.saturating_duration_since(*since);
             if elapsed > usual {
-                self.peers.late(replica.node, class, elapsed, now);
+                self.peers.late(replica.target, class, elapsed, now);
             }
         }
     }

@@ -3,10 +3,10 @@
 //! **Invariant:** an id is used for one placement group only; a block that has to be written
 //! elsewhere takes a fresh one. The bytes are kept until the commit's answer.
 
-use super::choice::{is_slow, takes_writes};
+use super::choice::{is_slow, takes_writes, target_of};
 use crate::client::Client;
 use crate::error::{ClientError, Result};
-use crate::health::Class;
+use crate::health::{Class, Target};
 use crate::session::OpenBlock;
 use crate::wire::WireError;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use everhold_proto::limits::BLOCK_BYTES_MAX;
 use everhold_proto::map::{ClusterMap, Pg};
 use everhold_proto::planted::{self, Bug};
 use everhold_proto::table::{Ack, NewBlock};
-use everhold_proto::{BlockId, DiskId, Error, Kind, NodeId, PgId, PolicyId};
+use everhold_proto::{BlockId, Error, Kind, PgId, PolicyId};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::sync::atomic::Ordering;
@@ -78,13 +78,6 @@ impl Written {
             source: Source::Block { id, pg, offset: part.at, block_length, crc },
         })
     }
-}
-
-/// One member that is sent a copy.
-#[derive(Clone, Debug)]
-struct Target {
-    disk: DiskId,
-    node: NodeId,
 }
 
 /// A block about to be written.
@@ -256,10 +249,9 @@ impl Client {
     /// map does not call down.
     fn targets(&self, map: &ClusterMap, pg: &Pg, quorum: usize) -> Vec<Target> {
         let takes = pg.members.iter().map(|m| m.disk).filter(|disk| takes_writes(map, *disk));
-        let target = |disk| Some(Target { disk, node: map.node_of(disk)?.id });
-        let all: Vec<Target> = takes.filter_map(target).collect();
-        let looks_well = |t: &&Target| self.peers.admits(t.node) && !is_slow(map, t.disk);
-        let well: Vec<Target> = all.iter().filter(looks_well).cloned().collect();
+        let all: Vec<Target> = takes.filter_map(|disk| target_of(map, disk)).collect();
+        let looks_well = |t: &&Target| self.peers.admits(**t) && !is_slow(map, t.disk);
+        let well: Vec<Target> = all.iter().filter(looks_well).copied().collect();
         let zones = |targets: &[Target]| map.zones_of(targets.iter().map(|t| t.disk)).min(2);
         if well.len() >= quorum && zones(&well) == zones(&all) { well } else { all }
     }
@@ -304,7 +296,7 @@ impl Client {
         let node = map.nodes.get(&target.node).ok_or_else(fenced)?;
         let started = self.env.clock.now();
         let data = copying.data.clone();
-        let _under_way = self.peers.begin(target.node);
+        let _under_way = self.peers.begin(*target);
         let put = self.wire.try_put_block(
             &node.address,
             target.disk,
@@ -325,14 +317,12 @@ impl Client {
         };
         let now = self.env.clock.now();
         match &result {
-            Ok(_) => {
-                self.peers.succeeded(target.node, class, now.saturating_duration_since(started))
-            }
+            Ok(_) => self.peers.succeeded(*target, class, now.saturating_duration_since(started)),
             Err(e) => {
                 if matches!(e, WireError::Remote(e) if e.kind == Kind::Busy) {
                     self.window.refused(class);
                 }
-                self.peers.failed(target.node, e, now);
+                self.peers.failed(*target, e, now);
             }
         }
         result
@@ -342,7 +332,7 @@ impl Client {
         let now = self.env.clock.now();
         let elapsed = now.saturating_duration_since(copying.started);
         for target in waiting {
-            self.peers.late(target.node, copying.class, elapsed, now);
+            self.peers.late(*target, copying.class, elapsed, now);
         }
     }
 }

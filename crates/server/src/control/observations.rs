@@ -127,7 +127,7 @@ struct Inner {
     /// Since when nodes are heard that the map does not have.
     strangers: BTreeMap<NodeId, Instant>,
     /// Circuit breakers of clients that are not closed, and when that was told.
-    breakers: BTreeMap<(String, NodeId), (BreakerStatus, Instant)>,
+    breakers: BTreeMap<(String, NodeId, Option<DiskId>), (BreakerStatus, Instant)>,
     /// Nodes with a disk that is a member somewhere and not full there.
     work: BTreeSet<NodeId>,
     brake: Option<String>,
@@ -188,7 +188,7 @@ impl Observations {
         for mut breaker in breakers.into_iter().take(NODES_MAX) {
             shorten(&mut breaker.of);
             shorten(&mut breaker.reason);
-            let key = (breaker.of.clone(), breaker.node);
+            let key = (breaker.of.clone(), breaker.node, breaker.disk);
             if inner.breakers.len() < BREAKERS_MAX || inner.breakers.contains_key(&key) {
                 inner.breakers.insert(key, (breaker, now));
             }
@@ -522,6 +522,7 @@ mod tests {
         let breaker = |of: &str, node| BreakerStatus {
             of: of.into(),
             node: NodeId(node),
+            disk: None,
             state: everhold_proto::rpc::BreakerState::Open,
             for_ms: 5,
             reason: "x".repeat(10_000),
@@ -529,8 +530,15 @@ mod tests {
         seen.breakers_told(vec![breaker("a", 1), breaker("b", 1)], now);
         seen.breakers_told(vec![breaker("a", 1)], now + BREAKER_LIFE);
         assert_eq!(seen.breakers(now + BREAKER_LIFE).len(), 2);
+        let of_disk = BreakerStatus { disk: Some(DiskId(1)), ..breaker("b", 1) };
+        seen.breakers_told(vec![of_disk], now + BREAKER_LIFE);
+        assert_eq!(
+            seen.breakers(now + BREAKER_LIFE).len(),
+            3,
+            "a disk's is told beside its node's"
+        );
         let later = seen.breakers(now + BREAKER_LIFE * 2);
-        assert_eq!(later.iter().map(|b| b.of.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(later.iter().map(|b| b.of.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(later[0].reason.len(), BREAKER_TEXT_MAX);
         for client in 0..2 * BREAKERS_MAX {
             seen.breakers_told(vec![breaker(&client.to_string(), 1)], now);

@@ -146,12 +146,18 @@ fn cluster(node: &Node, text: &mut String) -> Result<(), Error> {
         let help = "seconds until all copies are there, at this rate; absent: nobody knows";
         metric(text, "cluster_repair_eta_seconds", help, "gauge", seconds);
     }
-    let mut round: BTreeMap<String, f64> = BTreeMap::new();
+    let (mut nodes, mut disks) = (BTreeMap::<String, f64>::new(), BTreeMap::<String, f64>::new());
     for breaker in node.observations.breakers(now) {
-        *round.entry(breaker.node.to_string()).or_default() += 1.0;
+        let (count, suspect) = match breaker.disk {
+            None => (&mut nodes, breaker.node.to_string()),
+            Some(disk) => (&mut disks, disk.to_string()),
+        };
+        *count.entry(suspect).or_default() += 1.0;
     }
     let help = "clients whose circuit breaker for a node is not closed";
-    labelled(text, "cluster_breakers_open", help, "gauge", "node", round);
+    labelled(text, "cluster_breakers_open", help, "gauge", "node", nodes);
+    let help = "clients whose circuit breaker for a disk is not closed";
+    labelled(text, "cluster_disk_breakers_open", help, "gauge", "disk", disks);
     Ok(())
 }
 
