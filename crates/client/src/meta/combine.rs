@@ -1,10 +1,15 @@
 //! Gathers concurrent requests into batches: while some are under way, others gather. A lone request
 //! goes out at once; a crowd shares calls and log entries.
+//!
+//! A queue that stands is served from its end, and what is past its deadline not at all, as in
+//! `admission::queue`: whoever waited long has probably given up.
 
 use crate::error::{ClientError, Result};
+use everhold_proto::Kind;
 use everhold_proto::limits::BATCH_OPS_MAX;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -14,6 +19,10 @@ const RUNNERS_MAX: usize = 4;
 const WAITING_PER_RUNNER: usize = 8;
 /// Bytes of one batch, well below `limits::COMMAND_BYTES_MAX`.
 const BATCH_BYTES_MAX: usize = 512 << 10;
+/// A queue that was not empty for so long stands.
+const STANDING: Duration = Duration::from_millis(100);
+/// While it stands, those that wait longest make every so manieth batch.
+const OLDEST_EVERY: u32 = 8;
 /// Requests that wait or are under way; more callers wait at the door.
 const ADMITTED_MAX: usize = 4096;
 
@@ -36,11 +45,15 @@ pub(crate) struct Combiner<I, O> {
 struct State<I, O> {
     queue: VecDeque<Waiting<I, O>>,
     runners: usize,
+    /// Since when the queue has not been empty.
+    since: Option<Instant>,
+    /// Batches that were taken while it stood.
+    turns: u32,
 }
 
 impl<I, O> Default for Combiner<I, O> {
     fn default() -> Self {
-        let state = State { queue: VecDeque::new(), runners: 0 };
+        let state = State { queue: VecDeque::new(), runners: 0, since: None, turns: 0 };
         Combiner { state: Mutex::new(state), door: Semaphore::new(ADMITTED_MAX) }
     }
 }
@@ -49,8 +62,9 @@ impl<I, O> Combiner<I, O> {
     /// Queues a request. `true`: the caller must start a runner, which takes batches until there
     /// is none.
     #[must_use]
-    pub(crate) fn push(&self, waiting: Waiting<I, O>) -> bool {
+    pub(crate) fn push(&self, waiting: Waiting<I, O>, now: Instant) -> bool {
         let mut state = self.state.lock();
+        state.since.get_or_insert(now);
         state.queue.push_back(waiting);
         let crowded = state.queue.len() >= WAITING_PER_RUNNER * state.runners;
         let start = state.runners < RUNNERS_MAX && crowded;
@@ -58,24 +72,54 @@ impl<I, O> Combiner<I, O> {
         start
     }
 
-    /// The next batch. `None`: the runner that asked must end.
-    pub(crate) fn take(&self) -> Option<Vec<Waiting<I, O>>> {
+    /// The next batch; it is empty when all that waited were past their deadlines. `None`: the runner that asked
+    /// must end.
+    pub(crate) fn take(&self, now: Instant) -> Option<Vec<Waiting<I, O>>> {
         let mut state = self.state.lock();
-        if state.queue.is_empty() {
+        let expired = state.drop_expired(now);
+        if state.queue.is_empty() && expired.is_empty() {
             state.runners -= 1;
             return None;
         }
-        let mut bytes = 0;
-        let fits = |waiting: &Waiting<I, O>| {
-            bytes += waiting.bytes;
-            bytes <= BATCH_BYTES_MAX
-        };
-        let count = state.queue.iter().take(BATCH_OPS_MAX).take_while({
-            let mut fits = fits;
-            move |waiting| fits(waiting)
-        });
-        let count = count.count().max(1);
-        Some(state.queue.drain(..count).collect())
+        let batch = state.next(now);
+        if state.queue.is_empty() {
+            state.since = None;
+        }
+        drop(state);
+        let nothing_done = "it waited in the client until its deadline; nothing was done";
+        fail_all(expired, &ClientError::new(Kind::Retry, nothing_done));
+        Some(batch)
+    }
+}
+
+impl<I, O> State<I, O> {
+    /// Takes those from the queue that were due, as far as they are at its head.
+    fn drop_expired(&mut self, now: Instant) -> Vec<Waiting<I, O>> {
+        let expired = self.queue.iter().take_while(|waiting| waiting.deadline <= now).count();
+        self.queue.drain(..expired).collect()
+    }
+
+    /// As many as make a batch: the oldest, or the newest when the queue stands.
+    fn next(&mut self, now: Instant) -> Vec<Waiting<I, O>> {
+        let stands =
+            self.since.is_some_and(|since| now.saturating_duration_since(since) >= STANDING);
+        self.turns = if stands { self.turns.wrapping_add(1) } else { 0 };
+        let newest = stands && !self.turns.is_multiple_of(OLDEST_EVERY);
+        let length = self.queue.len();
+        let (mut count, mut bytes) = (0, 0);
+        while count < length.min(BATCH_OPS_MAX) {
+            let at = if newest { length - 1 - count } else { count };
+            bytes += self.queue[at].bytes;
+            if count > 0 && bytes > BATCH_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        if newest {
+            self.queue.split_off(length - count).into()
+        } else {
+            self.queue.drain(..count).collect()
+        }
     }
 }
 
@@ -97,42 +141,96 @@ pub(crate) fn answer<O>(to: oneshot::Sender<Result<O>>, result: Result<O>) {
 mod tests {
     use super::*;
 
-    fn waiting(item: u32, bytes: usize) -> Waiting<u32, ()> {
-        Waiting { item, bytes, deadline: Instant::now(), answer: oneshot::channel().0 }
+    fn waiting(item: u32, bytes: usize, deadline: Instant) -> Waiting<u32, ()> {
+        Waiting { item, bytes, deadline, answer: oneshot::channel().0 }
     }
 
-    fn items(batch: Option<Vec<Waiting<u32, ()>>>) -> Vec<u32> {
-        batch.unwrap_or_default().into_iter().map(|w| w.item).collect()
+    struct Case {
+        combiner: Combiner<u32, ()>,
+        now: Instant,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            Case { combiner: Combiner::default(), now: Instant::now() }
+        }
+
+        fn push(&self, item: u32, bytes: usize) -> bool {
+            let deadline = self.now + Duration::from_secs(60);
+            self.combiner.push(waiting(item, bytes, deadline), self.now)
+        }
+
+        fn take(&self) -> Option<Vec<u32>> {
+            let batch = self.combiner.take(self.now)?;
+            Some(batch.into_iter().map(|waiting| waiting.item).collect())
+        }
     }
 
     #[test]
     fn a_lone_request_starts_a_runner_and_others_gather() {
-        let combiner = Combiner::default();
-        assert!(combiner.push(waiting(0, 1)));
-        assert_eq!(items(combiner.take()), [0]);
-        let started: Vec<bool> = (1..=20).map(|n| combiner.push(waiting(n, 1))).collect();
+        let case = Case::new();
+        assert!(case.push(0, 1));
+        assert_eq!(case.take(), Some(vec![0]));
+        let started: Vec<bool> = (1..=20).map(|n| case.push(n, 1)).collect();
         assert_eq!(started.iter().filter(|s| **s).count(), 2, "one at 8 waiting, one at 16");
-        assert_eq!(items(combiner.take()).len(), 20);
+        assert_eq!(case.take(), Some((1..=20).collect()));
         for _ in 0..3 {
-            assert!(combiner.take().is_none());
+            assert!(case.take().is_none());
         }
-        assert!(combiner.push(waiting(0, 1)), "all runners have ended");
+        assert!(case.push(0, 1), "all runners have ended");
     }
 
     #[test]
     fn batches_are_bounded_by_count_and_bytes() {
-        let combiner = Combiner::default();
+        let case = Case::new();
         for n in 0..300 {
-            let _ = combiner.push(waiting(n, 1));
+            let _ = case.push(n, 1);
         }
-        assert_eq!(items(combiner.take()).len(), BATCH_OPS_MAX);
-        assert_eq!(items(combiner.take()).len(), 300 - BATCH_OPS_MAX);
+        let lengths = [(); 3].map(|()| case.take().map(|batch| batch.len()));
+        assert_eq!(lengths, [Some(BATCH_OPS_MAX), Some(300 - BATCH_OPS_MAX), None]);
         for n in 0..3 {
-            let _ = combiner.push(waiting(n, 300 << 10));
+            let _ = case.push(n, 300 << 10);
         }
-        let _ = combiner.push(waiting(3, 2 << 20));
+        let _ = case.push(3, 2 << 20);
         for n in 0..4 {
-            assert_eq!(items(combiner.take()), [n]);
+            assert_eq!(case.take(), Some(vec![n]));
         }
+    }
+
+    /// Under overload the newest are served, the oldest get a turn now and then, and when it is over all is in order.
+    #[test]
+    fn a_queue_that_stands_is_served_from_its_end() {
+        let mut case = Case::new();
+        let many = 20 * BATCH_OPS_MAX as u32;
+        for n in 0..many {
+            let _ = case.push(n, 1);
+        }
+        case.now += STANDING;
+        let firsts: Vec<u32> = (0..8).filter_map(|_| case.take()).map(|batch| batch[0]).collect();
+        let batch = BATCH_OPS_MAX as u32;
+        let newest = (1..8).map(|turn| many - turn * batch);
+        assert_eq!(firsts, newest.chain([0]).collect::<Vec<_>>());
+        (8..20).for_each(|_| assert!(case.take().is_some()));
+        for n in 0..2 {
+            let _ = case.push(n, 300 << 10);
+        }
+        case.now += STANDING / 2;
+        assert_eq!(case.take(), Some(vec![0]), "it was empty: the overload is over");
+    }
+
+    /// What is past its deadline is answered, and not sent.
+    #[test]
+    fn nothing_is_done_for_those_who_gave_up() {
+        let mut case = Case::new();
+        let (tell, mut told) = oneshot::channel();
+        let due = case.now + Duration::from_secs(1);
+        let _ = case.combiner.push(Waiting { answer: tell, ..waiting(0, 1, due) }, case.now);
+        let _ = case.push(1, 1);
+        case.now = due;
+        assert_eq!(case.take(), Some(vec![1]));
+        let answered = told.try_recv().expect("it is answered");
+        assert!(matches!(answered, Err(ClientError::Cluster(e)) if e.kind == Kind::Retry));
+        let _ = case.combiner.push(waiting(2, 1, due), case.now);
+        assert_eq!((case.take(), case.take()), (Some(vec![]), None));
     }
 }

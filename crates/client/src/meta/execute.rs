@@ -58,7 +58,7 @@ impl Client {
         let _admitted = admitted.expect("the door is never closed");
         let (tx, rx) = oneshot::channel();
         let waiting = Waiting { bytes: weight(&op), item: op, deadline, answer: tx };
-        if self.executes.push(waiting) {
+        if self.executes.push(waiting, clock.now()) {
             let client = self.clone();
             self.env.tasks.detach(async move { client.run_executes().await });
         }
@@ -70,7 +70,7 @@ impl Client {
     }
 
     async fn run_executes(self: Arc<Self>) {
-        while let Some(batch) = self.executes.take() {
+        while let Some(batch) = self.executes.take(self.env.clock.now()) {
             self.run_batch(batch).await;
         }
     }

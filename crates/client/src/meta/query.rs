@@ -77,7 +77,8 @@ impl Client {
                 _ => 0,
             };
         let (tx, rx) = oneshot::channel();
-        if self.queries.push(Waiting { item: query, bytes, deadline, answer: tx }) {
+        let waiting = Waiting { item: query, bytes, deadline, answer: tx };
+        if self.queries.push(waiting, clock.now()) {
             let client = self.clone();
             self.env.tasks.detach(async move { client.run_queries().await });
         }
@@ -86,7 +87,7 @@ impl Client {
     }
 
     async fn run_queries(self: Arc<Self>) {
-        while let Some(batch) = self.queries.take() {
+        while let Some(batch) = self.queries.take(self.env.clock.now()) {
             let mut rest = VecDeque::from(batch);
             // A reply answers the first questions, as many as have room in it.
             while !rest.is_empty() {
