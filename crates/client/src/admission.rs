@@ -9,6 +9,11 @@
 
 mod limit;
 mod queue;
+mod standing;
+
+#[cfg(test)]
+pub(crate) use standing::STANDING;
+pub(crate) use standing::Standing;
 
 pub use limit::{Limit, LimitConfig};
 

@@ -6,15 +6,10 @@
 //! *standing* queue is what tells overload from a burst is CoDel's: Nichols and Jacobson, "Controlling Queue Delay",
 //! ACM Queue 2012). Every so often the longest waiting gets its turn all the same, so that nobody waits for ever.
 
+use super::standing::Standing;
 use everhold_proto::Priority;
 use std::collections::VecDeque;
-use std::time::Duration;
 use tokio::time::Instant;
-
-/// A queue that was not empty for so long stands.
-const STANDING: Duration = Duration::from_millis(100);
-/// While it stands, the longest waiting gets every so manieth turn.
-const OLDEST_EVERY: u32 = 16;
 
 /// One who waits; `T` is how to tell it.
 #[derive(Debug)]
@@ -35,15 +30,13 @@ pub(super) struct Queue<T> {
 #[derive(Debug)]
 struct Class<T> {
     waiting: VecDeque<Waiter<T>>,
-    /// Since when it has not been empty.
-    since: Option<Instant>,
-    turns: u32,
+    standing: Standing,
 }
 
 impl<T> Queue<T> {
     /// A queue for at most `length_max`.
     pub(super) fn new(length_max: usize) -> Self {
-        let class = |_| Class { waiting: VecDeque::new(), since: None, turns: 0 };
+        let class = |_| Class { waiting: VecDeque::new(), standing: Standing::default() };
         Queue { classes: std::array::from_fn(class), length: 0, length_max }
     }
 
@@ -65,14 +58,16 @@ impl<T> Queue<T> {
             let least = self.classes.iter().position(|class| !class.waiting.is_empty());
             let own = waiter.priority as usize;
             match least {
-                Some(least) if least < own || least == own && self.classes[own].stands(now) => {
+                Some(least)
+                    if least < own || least == own && self.classes[own].standing.stands(now) =>
+                {
                     gone = self.take(least, |class| class.waiting.pop_front());
                 }
                 _ => return Some(waiter),
             }
         }
         let class = &mut self.classes[waiter.priority as usize];
-        class.since.get_or_insert(now);
+        class.standing.filled(now);
         class.waiting.push_back(waiter);
         self.length += 1;
         gone
@@ -97,29 +92,24 @@ impl<T> Queue<T> {
         let taken = from(class)?;
         self.length -= 1;
         if class.waiting.is_empty() {
-            class.since = None;
+            class.standing.emptied();
         }
         Some(taken)
     }
 }
 
 impl<T> Class<T> {
-    fn stands(&self, now: Instant) -> bool {
-        self.since.is_some_and(|at| now.saturating_duration_since(at) >= STANDING)
-    }
-
     fn next(&mut self, now: Instant) -> Option<Waiter<T>> {
-        if !self.stands(now) {
-            return self.waiting.pop_front();
-        }
-        self.turns = (self.turns + 1) % OLDEST_EVERY;
-        if self.turns == 0 { self.waiting.pop_front() } else { self.waiting.pop_back() }
+        let newest = self.standing.is_for_newest(now);
+        if newest { self.waiting.pop_back() } else { self.waiting.pop_front() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::standing::STANDING;
     use super::*;
+    use std::time::Duration;
 
     fn waiter(priority: Priority, number: u32, deadline: Instant) -> Waiter<u32> {
         Waiter { priority, deadline, tell: number }

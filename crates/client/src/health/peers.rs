@@ -249,9 +249,13 @@ impl Peers {
             WireError::Garbled { .. } => {
                 self.fail_node(node, Severity::Failed, false, now, reason);
             }
-            // A busy peer works, and says when to come back: going round it would only move the load.
-            WireError::Remote(e) if e.kind == Kind::Internal => self.fail_disk(disk, now, reason),
-            WireError::Remote(_) => {}
+            WireError::Remote(e) => {
+                self.table.lock().nodes.entry(node).or_default().late = None;
+                // A busy peer works, and says when to come back: going round it would only move the load.
+                if e.kind == Kind::Internal {
+                    self.fail_disk(disk, now, reason);
+                }
+            }
         }
     }
 

@@ -4,12 +4,12 @@
 //! A queue that stands is served from its end, and what is past its deadline not at all, as in
 //! `admission::queue`: whoever waited long has probably given up.
 
+use crate::admission::Standing;
 use crate::error::{ClientError, Result};
 use everhold_proto::Kind;
 use everhold_proto::limits::BATCH_OPS_MAX;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -19,10 +19,6 @@ const RUNNERS_MAX: usize = 4;
 const WAITING_PER_RUNNER: usize = 8;
 /// Bytes of one batch, well below `limits::COMMAND_BYTES_MAX`.
 const BATCH_BYTES_MAX: usize = 512 << 10;
-/// A queue that was not empty for so long stands.
-const STANDING: Duration = Duration::from_millis(100);
-/// While it stands, those that wait longest make every so manieth batch.
-const OLDEST_EVERY: u32 = 8;
 /// Requests that wait or are under way; more callers wait at the door.
 const ADMITTED_MAX: usize = 4096;
 
@@ -45,15 +41,12 @@ pub(crate) struct Combiner<I, O> {
 struct State<I, O> {
     queue: VecDeque<Waiting<I, O>>,
     runners: usize,
-    /// Since when the queue has not been empty.
-    since: Option<Instant>,
-    /// Batches that were taken while it stood.
-    turns: u32,
+    standing: Standing,
 }
 
 impl<I, O> Default for Combiner<I, O> {
     fn default() -> Self {
-        let state = State { queue: VecDeque::new(), runners: 0, since: None, turns: 0 };
+        let state = State { queue: VecDeque::new(), runners: 0, standing: Standing::default() };
         Combiner { state: Mutex::new(state), door: Semaphore::new(ADMITTED_MAX) }
     }
 }
@@ -64,7 +57,7 @@ impl<I, O> Combiner<I, O> {
     #[must_use]
     pub(crate) fn push(&self, waiting: Waiting<I, O>, now: Instant) -> bool {
         let mut state = self.state.lock();
-        state.since.get_or_insert(now);
+        state.standing.filled(now);
         state.queue.push_back(waiting);
         let crowded = state.queue.len() >= WAITING_PER_RUNNER * state.runners;
         let start = state.runners < RUNNERS_MAX && crowded;
@@ -83,7 +76,7 @@ impl<I, O> Combiner<I, O> {
         }
         let batch = state.next(now);
         if state.queue.is_empty() {
-            state.since = None;
+            state.standing.emptied();
         }
         drop(state);
         let nothing_done = "it waited in the client until its deadline; nothing was done";
@@ -93,18 +86,21 @@ impl<I, O> Combiner<I, O> {
 }
 
 impl<I, O> State<I, O> {
-    /// Takes those from the queue that were due, as far as they are at its head.
+    /// Takes those from the queue that are past their deadlines, wherever they are.
     fn drop_expired(&mut self, now: Instant) -> Vec<Waiting<I, O>> {
-        let expired = self.queue.iter().take_while(|waiting| waiting.deadline <= now).count();
-        self.queue.drain(..expired).collect()
+        let is_expired = |waiting: &Waiting<I, O>| waiting.deadline <= now;
+        if !self.queue.iter().any(is_expired) {
+            return Vec::new();
+        }
+        let queue = std::mem::take(&mut self.queue).into_iter();
+        let (expired, rest): (VecDeque<_>, VecDeque<_>) = queue.partition(is_expired);
+        self.queue = rest;
+        expired.into()
     }
 
     /// As many as make a batch: the oldest, or the newest when the queue stands.
     fn next(&mut self, now: Instant) -> Vec<Waiting<I, O>> {
-        let stands =
-            self.since.is_some_and(|since| now.saturating_duration_since(since) >= STANDING);
-        self.turns = if stands { self.turns.wrapping_add(1) } else { 0 };
-        let newest = stands && !self.turns.is_multiple_of(OLDEST_EVERY);
+        let newest = self.standing.is_for_newest(now);
         let length = self.queue.len();
         let (mut count, mut bytes) = (0, 0);
         while count < length.min(BATCH_OPS_MAX) {
@@ -140,6 +136,8 @@ pub(crate) fn answer<O>(to: oneshot::Sender<Result<O>>, result: Result<O>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::STANDING;
+    use std::time::Duration;
 
     fn waiting(item: u32, bytes: usize, deadline: Instant) -> Waiting<u32, ()> {
         Waiting { item, bytes, deadline, answer: oneshot::channel().0 }
@@ -206,11 +204,11 @@ mod tests {
             let _ = case.push(n, 1);
         }
         case.now += STANDING;
-        let firsts: Vec<u32> = (0..8).filter_map(|_| case.take()).map(|batch| batch[0]).collect();
+        let firsts: Vec<u32> = (0..16).filter_map(|_| case.take()).map(|batch| batch[0]).collect();
         let batch = BATCH_OPS_MAX as u32;
-        let newest = (1..8).map(|turn| many - turn * batch);
+        let newest = (1..16).map(|turn| many - turn * batch);
         assert_eq!(firsts, newest.chain([0]).collect::<Vec<_>>());
-        (8..20).for_each(|_| assert!(case.take().is_some()));
+        (16..20).for_each(|_| assert!(case.take().is_some()));
         for n in 0..2 {
             let _ = case.push(n, 300 << 10);
         }
@@ -226,8 +224,10 @@ mod tests {
         let due = case.now + Duration::from_secs(1);
         let _ = case.combiner.push(Waiting { answer: tell, ..waiting(0, 1, due) }, case.now);
         let _ = case.push(1, 1);
+        let _ = case.combiner.push(waiting(3, 1, due), case.now);
+        let _ = case.push(4, 1);
         case.now = due;
-        assert_eq!(case.take(), Some(vec![1]));
+        assert_eq!(case.take(), Some(vec![1, 4]));
         let answered = told.try_recv().expect("it is answered");
         assert!(matches!(answered, Err(ClientError::Cluster(e)) if e.kind == Kind::Retry));
         let _ = case.combiner.push(waiting(2, 1, due), case.now);
