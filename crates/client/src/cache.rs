@@ -9,19 +9,25 @@
 //! answer of this client has shown (its own changes included). So nobody who uses one client sees time go back.
 //!
 //! Reading order: `keys` (what a change touches), `generations` (bounded maps), `held` (the cache, pure),
-//! `follow` (the task that keeps it), `misses` (which directories are listed ahead), `reads` (the questions).
+//! `contents` (small files, by version), `follow` (the task that keeps it), `misses` (which directories are listed for
+//! lookups), `walks` (who reads through a tree), `reads` (the questions), `ahead` (what is asked with them).
 
+mod ahead;
+mod contents;
 mod follow;
 mod generations;
 mod held;
 mod keys;
 mod misses;
 mod reads;
+mod walks;
 
+pub(crate) use contents::Content;
 pub(crate) use follow::run;
 pub(crate) use held::Own;
 pub(crate) use keys::{Touched, touched};
 
+use contents::Contents;
 use everhold_env::Env;
 use everhold_proto::fs::{FsAnswer, FsError, FsQuery, FsReply, Name};
 use everhold_proto::{InodeId, SessionId};
@@ -30,6 +36,7 @@ use misses::Misses;
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
+use walks::Walks;
 
 /// Inodes whose attributes are held. At about 200 bytes each they and the names take 100 MiB when full.
 const ATTRS_MAX: usize = 200_000;
@@ -64,6 +71,8 @@ pub(crate) struct Cache {
     held: Mutex<Held>,
     hook: OnceLock<Arc<dyn Invalidate>>,
     misses: Mutex<Misses>,
+    contents: Mutex<Contents>,
+    walks: Mutex<Walks>,
 }
 
 impl Cache {
@@ -72,6 +81,8 @@ impl Cache {
             held: Mutex::new(Held::new(ATTRS_MAX, ENTRIES_MAX)),
             hook: OnceLock::new(),
             misses: Mutex::default(),
+            contents: Mutex::default(),
+            walks: Mutex::default(),
         }
     }
 
@@ -91,6 +102,15 @@ impl Cache {
         held.shown(next);
         for (question, answer) in questions.iter().zip(answers) {
             held.learn(question, answer, next);
+        }
+        drop(held);
+        let mut contents = self.contents.lock();
+        for (question, answer) in questions.iter().zip(answers) {
+            if let FsQuery::Extents { from: 0, to: u64::MAX, .. } = question
+                && let Ok(FsAnswer::Extents { attr, extents, more: false }) = answer
+            {
+                contents.hold(attr, extents);
+            }
         }
     }
 

@@ -92,10 +92,7 @@ impl Stream {
         first: u64,
         after: Option<Name>,
     ) -> Outcome<()> {
-        let (page, more) = match client.peek_list(inode, after.as_ref(), PAGE_ENTRIES_MAX) {
-            Some(known) => known,
-            None => client.list_page(inode, after.clone(), PAGE_ENTRIES_MAX).await?,
-        };
+        let (page, more) = client.cached_list(inode, after.clone(), PAGE_ENTRIES_MAX).await?;
         if self.marks.last().is_none_or(|(at, _)| *at < first) {
             self.marks.push((first, after.clone()));
         }

@@ -49,6 +49,22 @@ struct Opened {
     registered: bool,
 }
 
+impl Inner {
+    fn close(&mut self, number: u64) -> Option<(Arc<Handle>, bool)> {
+        let handle = self.handles.remove(&number)?;
+        let inode = handle.file.inode();
+        let mut registered = false;
+        if let Some(opened) = self.by_inode.get_mut(&inode) {
+            opened.handles -= 1;
+            if opened.handles == 0 {
+                registered = opened.registered;
+                self.by_inode.remove(&inode);
+            }
+        }
+        Some((handle, registered))
+    }
+}
+
 impl Files {
     pub(crate) fn new(client: Arc<Client>) -> Self {
         Files { client, inner: Mutex::default() }
@@ -99,18 +115,16 @@ impl Files {
 
     /// A handle is closed. With the last one the file is, and `true` says that the cluster must be told.
     pub(crate) fn close(&self, number: u64) -> Option<(Arc<Handle>, bool)> {
+        self.inner.lock().close(number)
+    }
+
+    /// The same if nothing waits for a commit and nobody has to be told; `false`: it is still open.
+    pub(crate) fn close_clean(&self, number: u64) -> bool {
         let mut inner = self.inner.lock();
-        let handle = inner.handles.remove(&number)?;
-        let inode = handle.file.inode();
-        let mut registered = false;
-        if let Some(opened) = inner.by_inode.get_mut(&inode) {
-            opened.handles -= 1;
-            if opened.handles == 0 {
-                registered = opened.registered;
-                inner.by_inode.remove(&inode);
-            }
-        }
-        Some((handle, registered))
+        let file = inner.handles.get(&number).map(|handle| &handle.file);
+        let opened = file.and_then(|file| inner.by_inode.get(&file.inode()));
+        opened.is_some_and(|opened| opened.file.is_clean() && !opened.registered)
+            && inner.close(number).is_some()
     }
 
     /// Notes that the kernel's pages of a file are of `attr`'s version from now on; says whether they were

@@ -8,13 +8,23 @@ use std::collections::BTreeMap;
 pub(super) struct Generations<K, V> {
     young: BTreeMap<K, V>,
     old: BTreeMap<K, V>,
+    /// What the young ones weigh together.
+    weight: usize,
     half: usize,
+    weigh: fn(&V) -> usize,
 }
 
 impl<K: Ord + Clone, V> Generations<K, V> {
     /// At most `most` entries, of which there must be at least two.
     pub(super) fn new(most: usize) -> Self {
-        Generations { young: BTreeMap::new(), old: BTreeMap::new(), half: (most / 2).max(1) }
+        Self::weighed(most, |_| 1)
+    }
+
+    /// Entries that weigh `most` together at most. What an entry weighs must not change, and be no more than half
+    /// of it.
+    pub(super) fn weighed(most: usize, weigh: fn(&V) -> usize) -> Self {
+        let (young, old) = (BTreeMap::new(), BTreeMap::new());
+        Generations { young, old, weight: 0, half: (most / 2).max(1), weigh }
     }
 
     pub(super) fn get(&mut self, key: &K) -> Option<&mut V> {
@@ -25,16 +35,20 @@ impl<K: Ord + Clone, V> Generations<K, V> {
     }
 
     pub(super) fn insert(&mut self, key: K, value: V) {
-        self.old.remove(&key);
-        if self.young.len() >= self.half && !self.young.contains_key(&key) {
+        self.remove(&key);
+        let weight = (self.weigh)(&value);
+        if self.weight + weight > self.half {
             self.old = std::mem::take(&mut self.young);
+            self.weight = 0;
         }
+        self.weight += weight;
         self.young.insert(key, value);
     }
 
     pub(super) fn remove(&mut self, key: &K) {
-        if self.young.remove(key).is_none() {
-            self.old.remove(key);
+        match self.young.remove(key) {
+            Some(value) => self.weight -= (self.weigh)(&value),
+            None => drop(self.old.remove(key)),
         }
     }
 
@@ -46,6 +60,7 @@ impl<K: Ord + Clone, V> Generations<K, V> {
                 map.range(from..).map(|(key, _)| key).take_while(|k| is_in(k)).cloned().collect();
             removed.extend(keys.iter().filter_map(|key| map.remove(key)));
         }
+        self.weigh_again();
         removed
     }
 
@@ -54,6 +69,7 @@ impl<K: Ord + Clone, V> Generations<K, V> {
         let before = self.len();
         self.young.retain(|_, value| !is_meant(value));
         self.old.retain(|_, value| !is_meant(value));
+        self.weigh_again();
         self.len() < before
     }
 
@@ -64,6 +80,11 @@ impl<K: Ord + Clone, V> Generations<K, V> {
     pub(super) fn clear(&mut self) {
         self.young.clear();
         self.old.clear();
+        self.weight = 0;
+    }
+
+    fn weigh_again(&mut self) {
+        self.weight = self.young.values().map(self.weigh).sum();
     }
 }
 

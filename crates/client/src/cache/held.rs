@@ -134,6 +134,13 @@ impl Held {
         self.listings.get(&directory).map(|held| held.value.clone())
     }
 
+    /// Attributes of what is in a directory of which all names are known, in the order of the names, as far as they are
+    /// known.
+    pub(super) fn entries_of(&mut self, directory: InodeId) -> Option<Vec<Attr>> {
+        let names = self.listing(directory)?;
+        Some(names.iter().filter_map(|name| self.entry(directory, name)?).collect())
+    }
+
     /// Whether the inode is known to lack an extended attribute.
     pub(super) fn lacks(&mut self, inode: InodeId, name: &[u8]) -> bool {
         if self.attrs.get(&inode).is_some_and(|held| held.value.xattrs == 0) {

@@ -162,7 +162,7 @@ impl Client {
 
     /// Whether the cluster has not been told yet of something that was done to an inode: the cache does not know it
     /// either.
-    fn has_untold(&self, inode: InodeId) -> bool {
+    pub(super) fn has_untold(&self, inode: InodeId) -> bool {
         self.behind.as_ref().is_some_and(|behind| behind.has_untold(inode))
     }
 

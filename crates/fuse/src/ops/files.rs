@@ -94,6 +94,12 @@ impl Edge {
         Ok(self.files.handle(number).ok_or(Errno::EBADF)?)
     }
 
+    /// Reads what is here already.
+    pub(crate) fn read_at_once(&self, handle: u64, offset: u64, size: u32) -> Option<Bytes> {
+        let handle = self.files.handle(handle).filter(|handle| !handle.strict)?;
+        handle.file.peek(offset, size as usize)
+    }
+
     pub(crate) async fn read(
         self: Arc<Self>,
         handle: u64,
@@ -146,6 +152,11 @@ impl Edge {
         let flushed = file.flush().await;
         self.unlock_all(file.inode(), owner).await?;
         Ok(flushed?)
+    }
+
+    /// The last descriptor is gone, and nothing has to be done for it but to forget it.
+    pub(crate) fn release_at_once(&self, handle: u64, flock: Option<u64>) -> bool {
+        flock.is_none() && self.files.close_clean(handle)
     }
 
     /// The last descriptor is gone. Programs do not learn of an error here; they did at `close`.

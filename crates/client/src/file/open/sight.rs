@@ -1,6 +1,8 @@
 //! The committed file as an open file saw it last: one version, its attributes and extents.
 
 use super::OpenFile;
+use crate::blocks::{Piece, plan};
+use crate::cache::Content;
 use crate::error::Result;
 use bytes::Bytes;
 use everhold_namespace::cut;
@@ -14,9 +16,45 @@ pub(super) struct Sight {
     pub(super) extents: Vec<Extent>,
     from: u64,
     to: u64,
+    /// The same from the cache, for a small file.
+    content: Option<Arc<Content>>,
 }
 
 impl OpenFile {
+    /// Up to `length` bytes at `offset`, if they are here and nothing waits for a commit: without a question, and
+    /// without waiting.
+    pub fn peek(&self, offset: u64, length: usize) -> Option<Bytes> {
+        let (sight, changes) = {
+            let state = self.state.lock();
+            if !state.overlay.is_empty() {
+                return None;
+            }
+            (state.sight.clone(), state.changes)
+        };
+        let sight = match sight {
+            Some(sight) => sight,
+            None => self.sight_of_cache(changes)?,
+        };
+        sight.peek(offset, offset.saturating_add(length as u64))
+    }
+
+    /// The file as the cache knows it now; kept unless it has changed since.
+    fn sight_of_cache(&self, changes: u64) -> Option<Arc<Sight>> {
+        let content = self.client.peek_content(self.inode)?;
+        let (attr, extents) = (content.attr.clone(), content.extents.clone());
+        let sight = Sight { attr, extents, from: 0, to: u64::MAX, content: Some(content) };
+        Some(self.keep(sight, changes))
+    }
+
+    fn keep(&self, sight: Sight, changes: u64) -> Arc<Sight> {
+        let sight = Arc::new(sight);
+        let mut state = self.state.lock();
+        if state.changes == changes {
+            state.sight = Some(sight.clone());
+        }
+        sight
+    }
+
     /// What is committed at `offset`.
     pub(super) async fn read_committed(
         self: &Arc<Self>,
@@ -35,11 +73,20 @@ impl OpenFile {
                 // More extents than one page holds: rare, and rightly read without a shortcut.
                 return Ok(self.client.read_inode(self.inode, offset, length).await?.1);
             }
-            match self.client.read_extents(&sight.extents, offset, to, deadline).await {
+            let content = sight.content.as_ref().filter(|content| content.has_blocks());
+            let read = match content {
+                Some(content) => content.bytes(&self.client, deadline).await.map(|all| {
+                    let to = to.min(all.len() as u64) as usize;
+                    all.slice((offset as usize).min(to)..to)
+                }),
+                None => self.client.read_extents(&sight.extents, offset, to, deadline).await,
+            };
+            match read {
                 Ok(bytes) => return Ok(bytes),
                 // Blocks of an old version leave after a while: ask again, and read the new one.
                 Err(e) => {
                     self.changed();
+                    self.client.forget_content(self.inode);
                     self.client.pause_or(e, deadline).await?;
                 }
             }
@@ -57,21 +104,19 @@ impl OpenFile {
             }
             state.changes
         };
+        if let Some(sight) = self.sight_of_cache(changes) {
+            return Ok(sight);
+        }
         // From the beginning where one page may show all of it.
         let deadline = self.client.deadline();
         let from = if from < FROM_START_BELOW { 0 } else { from };
         let (attr, extents, more) =
-            self.client.extents(self.inode, from, u64::MAX, deadline).await?;
+            self.client.extents_and_ahead(self.inode, from, deadline).await?;
         let to = match extents.last() {
             Some(last) if more => last.end(),
             _ => u64::MAX,
         };
-        let sight = Arc::new(Sight { attr, extents, from, to });
-        let mut state = self.state.lock();
-        if state.changes == changes {
-            state.sight = Some(sight.clone());
-        }
-        Ok(sight)
+        Ok(self.keep(Sight { attr, extents, from, to, content: None }, changes))
     }
 }
 
@@ -81,7 +126,25 @@ const FROM_START_BELOW: u64 = 1 << 30;
 impl Sight {
     /// Of a file without content.
     pub(super) fn empty(attr: Attr) -> Self {
-        Sight { attr, extents: Vec::new(), from: 0, to: u64::MAX }
+        Sight { attr, extents: Vec::new(), from: 0, to: u64::MAX, content: None }
+    }
+
+    /// The bytes `[from, to)`, if they are here.
+    fn peek(&self, from: u64, to: u64) -> Option<Bytes> {
+        let to = to.min(self.attr.size);
+        if from >= to {
+            return Some(Bytes::new());
+        }
+        if !self.shows(from, to) {
+            return None;
+        }
+        if let Some(all) = self.content.as_ref().and_then(|content| content.peek()) {
+            return (to <= all.len() as u64).then(|| all.slice(from as usize..to as usize));
+        }
+        match &plan(&self.extents, from, to).ok()?[..] {
+            [Piece::Inline(bytes)] => Some(bytes.clone()),
+            _ => None,
+        }
     }
 
     fn shows(&self, from: u64, to: u64) -> bool {
@@ -97,7 +160,7 @@ impl Sight {
         }
         let mut extents = self.extents.clone();
         new.iter().for_each(|extent| lay_over(&mut extents, extent));
-        Some(Sight { attr: attr.clone(), extents, from: 0, to: u64::MAX })
+        Some(Sight { attr: attr.clone(), extents, from: 0, to: u64::MAX, content: None })
     }
 }
 
