@@ -94,6 +94,7 @@ impl Consensus {
                 log.clone(),
                 config.flush_interval,
             )),
+            env.tasks.spawn(upkeep::catch_up(env.clone(), host.clone())),
             env.tasks.spawn(scoped(env, trim)),
             env.tasks.spawn(scoped(env, publish.run())),
         ];
@@ -161,6 +162,10 @@ impl Consensus {
         let wait = async {
             let index = self.barrier.read_index().await?;
             let mut applied = self.host.applied_next();
+            if *applied.borrow() <= index {
+                let put_off = self.host.apply_deferred().await;
+                put_off.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+            }
             let reached = applied.wait_for(|next| *next > index).await;
             reached.map_err(|_| Error::new(Kind::Retry, "the replica is shutting down"))?;
             Ok(LogIndex(index))

@@ -4,8 +4,8 @@
 //! not last, and cost the cluster nothing.
 
 use everhold_client::{Client, OpenFile};
-use everhold_proto::InodeId;
 use everhold_proto::fs::Attr;
+use everhold_proto::{InodeId, SessionId};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -36,8 +36,9 @@ struct Inner {
     next: u64,
     handles: HashMap<u64, Arc<Handle>>,
     by_inode: HashMap<InodeId, Opened>,
-    /// The version that the kernel's pages are of.
-    seen: HashMap<InodeId, u64>,
+    /// The version that the kernel's pages are of, and the session in which it was: what a session did and could not
+    /// tell is no version of the next one.
+    seen: HashMap<InodeId, (u64, SessionId)>,
     /// (file, owner) that may hold locks: all others have none to give up when they close.
     locks: HashSet<(InodeId, u64)>,
 }
@@ -134,7 +135,8 @@ impl Files {
         if inner.seen.len() >= SEEN_MAX {
             inner.seen.clear();
         }
-        inner.seen.insert(attr.inode, attr.version) == Some(attr.version)
+        let now = (attr.version, self.client.session_id());
+        inner.seen.insert(attr.inode, now) == Some(now)
     }
 
     /// Notes that an owner may hold locks on a file.

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 /// Longest file that is held.
 pub(super) const FILE_MAX: u64 = 128 << 10;
-/// Bytes of all files that are held, with [`OVERHEAD`] for each.
+/// Bytes of all files that are held, with [`OVERHEAD`] for each and for each extent.
 const ALL_MAX: usize = 64 << 20;
-const OVERHEAD: usize = 512;
+const OVERHEAD: usize = 256;
 
 /// One version of a small file.
 #[derive(Debug)]
@@ -33,7 +33,9 @@ pub(super) struct Contents(Generations<InodeId, Arc<Content>>);
 
 impl Default for Contents {
     fn default() -> Self {
-        Contents(Generations::weighed(ALL_MAX, |content| OVERHEAD + content.attr.size as usize))
+        Contents(Generations::weighed(ALL_MAX, |content| {
+            OVERHEAD * (1 + content.extents.len()) + content.attr.size as usize
+        }))
     }
 }
 

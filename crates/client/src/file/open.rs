@@ -123,7 +123,8 @@ impl OpenFile {
     /// The newest attributes are these: what was seen of another version is not used any more.
     pub fn saw(&self, attr: &Attr) {
         let mut state = self.state.lock();
-        if state.sight.as_ref().is_some_and(|sight| sight.attr.version != attr.version) {
+        // Without one, an answer of another version may be on its way.
+        if state.sight.as_ref().is_none_or(|sight| sight.attr.version != attr.version) {
             state.sight = None;
             state.changes += 1;
         }

@@ -13,11 +13,13 @@ use everhold_proto::planted::{self, Bug};
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use parking_lot::Mutex;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Entries in one redb transaction: a commit costs about as much as ten commands, so 256 hide it.
+/// Entries in one redb transaction: a commit costs about as much as ten commands, so 256 hide it. Where nobody waits
+/// for answers, entries gather for it ([`Host::apply_deferred`]).
 const BATCH_ENTRIES_MAX: usize = 256;
 /// Bytes of entries in one redb transaction, so that a batch of large commands does not stall reads.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -30,18 +32,75 @@ struct Batch {
 }
 
 impl Batch {
+    fn push(&mut self, entry: Entry, responder: Option<ApplyResponder<Types>>) {
+        self.bytes += entry_bytes(&entry);
+        self.entries.push(entry);
+        self.responders.push(responder);
+    }
+
     fn is_full(&self) -> bool {
         self.entries.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
     }
+
+    /// Nobody here waits for an answer: this replica does not lead, or did not when it got the entries.
+    fn may_wait(&self) -> bool {
+        !self.is_full() && self.responders.iter().all(Option::is_none)
+    }
+
+    fn append(&mut self, mut later: Batch) {
+        self.entries.append(&mut later.entries);
+        self.responders.append(&mut later.responders);
+        self.bytes += later.bytes;
+    }
 }
 
+/// Committed entries that are applied a little later, together: for openraft they are applied. They are in the
+/// log, and nothing is read that should show them: reads wait for `applied_next`.
+#[derive(Default)]
+pub(super) struct Deferred(Mutex<Batch>);
+
 impl Host {
-    /// Applies one batch and answers it.
+    /// Returns when entries have been put off; they are to be applied soon.
+    pub(crate) async fn deferred(&self) {
+        self.0.defers.notified().await;
+    }
+
+    /// Applies what was put off. Whoever applies at this moment takes it along.
+    pub(crate) async fn apply_deferred(&self) -> io::Result<()> {
+        if self.0.deferred.0.lock().entries.is_empty() {
+            return Ok(());
+        }
+        self.apply_batch(Batch::default()).await
+    }
+
+    /// Puts a batch off, unless too much is already.
+    async fn defer(&self, batch: Batch) -> io::Result<()> {
+        if batch.entries.is_empty() {
+            return Ok(());
+        }
+        let is_full = {
+            let mut deferred = self.0.deferred.0.lock();
+            deferred.append(batch);
+            deferred.is_full()
+        };
+        if is_full {
+            return self.apply_deferred().await;
+        }
+        self.0.defers.notify_one();
+        Ok(())
+    }
+
+    /// Applies what was put off and then one batch, and answers it. Nothing after a failure: that would leave out what
+    /// failed.
     async fn apply_batch(&self, batch: Batch) -> io::Result<()> {
-        let Some(last) = batch.entries.last().map(|e| e.log_id) else { return Ok(()) };
         let writer = self.0.writer.lock().await;
+        self.check_sound()?;
+        let mut all = std::mem::take(&mut *self.0.deferred.0.lock());
+        all.append(batch);
+        let batch = all;
+        let Some(last) = batch.entries.last().map(|e| e.log_id) else { return Ok(()) };
         let answers = self.commit_batch(&batch.entries, last).map_err(|e| self.fail(e))?;
-        drop(writer);
+        // Several apply, one after the other: what is announced keeps their order.
         self.note_applied(last, batch.entries.len() as u64);
         self.0.env.witness.tell(|witness| {
             for (entry, answer) in batch.entries.iter().zip(&answers) {
@@ -50,6 +109,7 @@ impl Host {
                 }
             }
         });
+        drop(writer);
         for (responder, answer) in batch.responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
                 responder.send(Answer(answer));
@@ -112,6 +172,8 @@ impl Host {
         inner.env.disk.sync_dir(&inner.dir).await?;
         db::write_current(&inner.env, &inner.dir, number).await?;
         *inner.current.write() = Arc::new(staged.db);
+        // What was put off is in the snapshot: openraft installs none that is older than what it takes for applied.
+        *inner.deferred.0.lock() = Batch::default();
         if inner.env.witness.is_someone() {
             self.show_state().map_err(|e| self.fail(e))?;
         }
@@ -127,6 +189,7 @@ impl RaftStateMachine<Types> for Host {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        self.apply_deferred().await?;
         let view = self.view().map_err(|e| self.fail(e))?;
         let membership = view.membership().map_err(|e| self.fail(e))?;
         Ok((view.applied, membership))
@@ -138,19 +201,25 @@ impl RaftStateMachine<Types> for Host {
     {
         let mut batch = Batch::default();
         while let Some((entry, responder)) = entries.try_next().await? {
-            batch.bytes += entry_bytes(&entry);
-            batch.entries.push(entry);
-            batch.responders.push(responder);
+            batch.push(entry, responder);
             if batch.is_full() {
                 self.apply_batch(std::mem::take(&mut batch)).await?;
             }
         }
-        self.apply_batch(batch).await
+        match batch.may_wait() {
+            true => self.defer(batch).await,
+            false => self.apply_batch(batch).await,
+        }
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        // The view is taken here, between two applies, so openraft knows of everything in it.
-        Builder { host: self.clone(), view: self.view().map_err(|e| self.fail(e)) }
+        // The view is taken here, between two applies, so openraft knows of everything in it, and it shows all that
+        // openraft takes for applied.
+        let view = match self.apply_deferred().await {
+            Ok(()) => self.view().map_err(|e| self.fail(e)),
+            Err(e) => Err(e),
+        };
+        Builder { host: self.clone(), view }
     }
 
     async fn install_snapshot(
@@ -169,6 +238,7 @@ impl RaftStateMachine<Types> for Host {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        self.apply_deferred().await?;
         let view = self.view().map_err(|e| self.fail(e))?;
         view.applied.is_some().then(|| live(view)).transpose().map_err(|e| self.fail(e))
     }

@@ -2,7 +2,7 @@
 //! makes the file durable now and then, and serves reads and snapshots from it.
 //!
 //! **Invariants.** An answer is sent only after the batch it belongs to was committed, so whoever
-//! got it reads its effect. The log is purged only below what is durable here. A store that failed
+//! got it reads its effect; entries that nobody waits for may gather a little before. The log is purged only below what is durable here. A store that failed
 //! ends the replica: half-applied state must never be read.
 
 mod apply;
@@ -18,6 +18,7 @@ pub(crate) use snapshot::{SnapshotData, Staging, Summary};
 use crate::fatal::Fatal;
 use crate::log::PurgeLimit;
 use crate::{ConsensusConfig, ConsensusError};
+use apply::Deferred;
 use db::StateDb;
 use everhold_env::Env;
 use everhold_proto::LogIndex;
@@ -57,6 +58,9 @@ struct Inner {
     durable_next: watch::Sender<u64>,
     unflushed: Mutex<u64>,
     flush_wanted: Notify,
+    deferred: Deferred,
+    /// Something is in `deferred`.
+    defers: Notify,
     /// The number that the next staged file gets.
     next_number: Mutex<u64>,
 }
@@ -103,6 +107,8 @@ impl Host {
             durable_next: watch::Sender::new(next(applied)),
             unflushed: Mutex::new(0),
             flush_wanted: Notify::new(),
+            deferred: Deferred::default(),
+            defers: Notify::new(),
             next_number: Mutex::new(number + 1),
         })))
     }
@@ -149,6 +155,7 @@ impl Host {
     pub(crate) async fn flush(&self) -> io::Result<()> {
         let inner = self.0.clone();
         let writer = inner.writer.clone().lock_owned().await;
+        self.check_sound()?;
         let db = self.current();
         *inner.unflushed.lock() = 0;
         let flushed = self.0.env.tasks.blocking(move || {
@@ -183,6 +190,14 @@ impl Host {
         drop(staging);
         if let Err(error) = self.0.env.disk.remove(&path).await {
             tracing::warn!(path = %path.display(), %error, "abandoned snapshot stays until the next start");
+        }
+    }
+
+    /// An error once the replica has failed: its state must not get any further.
+    fn check_sound(&self) -> io::Result<()> {
+        match self.0.fatal.reason() {
+            Some(reason) => Err(io::Error::other(reason)),
+            None => Ok(()),
         }
     }
 

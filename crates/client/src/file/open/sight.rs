@@ -74,14 +74,16 @@ impl OpenFile {
                 return Ok(self.client.read_inode(self.inode, offset, length).await?.1);
             }
             let content = sight.content.as_ref().filter(|content| content.has_blocks());
-            let read = match content {
-                Some(content) => content.bytes(&self.client, deadline).await.map(|all| {
-                    let to = to.min(all.len() as u64) as usize;
-                    all.slice((offset as usize).min(to)..to)
-                }),
-                None => self.client.read_extents(&sight.extents, offset, to, deadline).await,
-            };
-            match read {
+            let now = self.client.env.clock.now();
+            let half = now + deadline.saturating_duration_since(now) / 2;
+            if let Some(content) = content
+                && let Ok(all) = content.bytes(&self.client, half).await
+            {
+                let to = to.min(all.len() as u64) as usize;
+                return Ok(all.slice((offset as usize).min(to)..to));
+            }
+            // Also when another part of a small file cannot be read.
+            match self.client.read_extents(&sight.extents, offset, to, deadline).await {
                 Ok(bytes) => return Ok(bytes),
                 // Blocks of an old version leave after a while: ask again, and read the new one.
                 Err(e) => {
