@@ -34,11 +34,11 @@ pub(super) enum Undo {
 impl Faults {
     pub(super) fn take_back(&mut self, world: &mut World, admin: &Admin, undo: Undo) {
         match undo {
-            Undo::Start(node) => self.start(world, node),
+            Undo::Start(node) => self.start(world, admin, node),
             Undo::Restart(node) => {
                 if world.running[node] {
                     world.kill(node, false);
-                    self.start(world, node);
+                    self.start(world, admin, node);
                 }
             }
             Undo::Connect(pairs) => {
@@ -64,14 +64,16 @@ impl Faults {
     }
 
     /// Starts a machine. One that cannot be started is set up anew by its operator, if the cluster can
-    /// bear it; else it is tried again.
-    fn start(&mut self, world: &mut World, node: usize) {
+    /// bear it; else it is tried again. Nobody empties a machine that the metadata cannot do without.
+    fn start(&mut self, world: &mut World, admin: &Admin, node: usize) {
         if world.running[node] {
             return;
         }
         if self.failures.get(&node).is_some_and(|failures| *failures >= FAILURES_MAX) {
             let free = self.damaged.as_ref().is_none_or(|damaged| damaged.node == node);
-            if free {
+            let voters = admin.voters(world);
+            let spared = voters.len() >= 3 || (!voters.is_empty() && !voters.contains(&node));
+            if free && spared {
                 crate::event!("the operator sets up {} anew", world.nodes[node].name());
                 self.failures.remove(&node);
                 self.wipe(world, node, super::act::Wiped::Node);
