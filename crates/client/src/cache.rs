@@ -35,6 +35,7 @@ use held::Held;
 use misses::Misses;
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use walks::Walks;
 
@@ -42,6 +43,7 @@ use walks::Walks;
 const ATTRS_MAX: usize = 200_000;
 /// Names that are held, present and absent.
 const ENTRIES_MAX: usize = 200_000;
+const BLOCK_READERS_MAX: usize = 4;
 
 /// Whoever keeps copies of what the cache told it, such as the kernel's caches of a mount.
 ///
@@ -73,6 +75,8 @@ pub(crate) struct Cache {
     misses: Mutex<Misses>,
     contents: Mutex<Contents>,
     walks: Mutex<Walks>,
+    /// Directories whose files' blocks are read ahead; beyond them, blocks are read when they are asked for.
+    block_readers: Arc<Semaphore>,
 }
 
 impl Cache {
@@ -83,6 +87,7 @@ impl Cache {
             misses: Mutex::default(),
             contents: Mutex::default(),
             walks: Mutex::default(),
+            block_readers: Arc::new(Semaphore::new(BLOCK_READERS_MAX)),
         }
     }
 

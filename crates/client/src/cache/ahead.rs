@@ -3,7 +3,6 @@
 
 use super::Cache;
 use super::contents::{Content, Contents};
-use super::walks::FILES_MAX;
 use crate::client::Client;
 use crate::error::Result;
 use crate::tree::Entry;
@@ -94,8 +93,14 @@ impl Client {
             && !self.cache.as_ref().is_some_and(is_here)
     }
 
-    /// What the current version of a small file contains, if it is here.
+    /// What the current version of a small file contains, if it is here; it is going to be read.
     pub(crate) fn peek_content(&self, inode: InodeId) -> Option<Arc<Content>> {
+        let content = self.content_here(inode)?;
+        self.cache.as_ref()?.walks.lock().used();
+        Some(content)
+    }
+
+    fn content_here(&self, inode: InodeId) -> Option<Arc<Content>> {
         let cache = self.cache.as_ref()?;
         let attr = self.peek_attr(inode).filter(Contents::is_fit)?;
         cache.contents.lock().get(inode, attr.version)
@@ -137,11 +142,13 @@ impl Client {
             let news = is_file && cache.contents.lock().get(attr.inode, attr.version).is_none();
             news.then_some(attr.inode)
         };
-        self.others(attr.parent, inode, is_news).take(count.min(FILES_MAX)).collect()
+        self.others(attr.parent, inode, is_news).take(count).collect()
     }
 
     /// Asks for the contents of files, and starts to read the blocks of those that have any.
     async fn read_ahead(self: &Arc<Self>, files: Vec<InodeId>) {
+        let Some(cache) = &self.cache else { return };
+        cache.walks.lock().asked_ahead();
         let deadline = self.deadline();
         let query = |inode| FsQuery::Extents {
             inode,
@@ -151,11 +158,16 @@ impl Client {
         };
         let asked = files.iter().map(|inode| self.query_queued(query(*inode), deadline));
         join_all(asked).await; // their answers are in the cache
-        let contents = files.iter().filter_map(|inode| self.peek_content(*inode));
+        let contents = files.iter().filter_map(|inode| self.content_here(*inode));
         let in_blocks: Vec<_> = contents.filter(|content| content.has_blocks()).collect();
-        if !in_blocks.is_empty() {
+        if let Ok(place) = cache.block_readers.clone().try_acquire_owned()
+            && !in_blocks.is_empty()
+        {
             let client = self.clone();
-            self.env.tasks.detach(async move { client.read_blocks_ahead(in_blocks).await });
+            self.env.tasks.detach(async move {
+                client.read_blocks_ahead(in_blocks).await;
+                drop(place);
+            });
         }
     }
 

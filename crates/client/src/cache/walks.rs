@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// Files of one directory that are asked for together: at first, when a second one is read, then twice as many
 /// each time.
 const FILES_FIRST: usize = 8;
-pub(super) const FILES_MAX: usize = 64;
+const FILES_MAX: usize = 64;
 /// Between two steps of one program.
 const STEP: Duration = Duration::from_secs(1);
 /// Directories that are remembered; beyond them it begins anew.
@@ -22,6 +22,8 @@ pub(super) struct Walks {
     listed: BTreeMap<InodeId, Instant>,
     /// When many files of a directory were asked for.
     walked: Option<Instant>,
+    /// Files were asked for, and none of them was read yet.
+    unused: bool,
 }
 
 impl Walks {
@@ -31,8 +33,9 @@ impl Walks {
             self.read.clear();
         }
         let goes_on = |at: Instant| now.saturating_duration_since(at) <= STEP;
-        // Whoever has read one directory reads the next one, too.
-        let first = if self.walked.is_some_and(goes_on) { FILES_MAX } else { 0 };
+        // Whoever has read one directory reads the next one, too; but not who reads one file of each.
+        let walks = self.walked.is_some_and(goes_on) && !self.unused;
+        let first = if walks { FILES_MAX } else { 0 };
         let (next, at) = self.read.entry(directory).or_insert((first, now));
         if !goes_on(*at) {
             *next = first;
@@ -43,6 +46,16 @@ impl Walks {
             self.walked = Some(now);
         }
         count
+    }
+
+    /// Files were asked for that nobody has read yet.
+    pub(super) fn asked_ahead(&mut self) {
+        self.unused = true;
+    }
+
+    /// A file was read that was here already.
+    pub(super) fn used(&mut self) {
+        self.unused = false;
     }
 
     /// A directory is listed from its beginning. `true`: so was the one above it, or another one in that.
@@ -69,6 +82,17 @@ mod tests {
         assert_eq!(ahead(8, STEP), 64, "the next directory of a walk");
         assert_eq!(ahead(9, 3 * STEP), 0, "it is over");
         assert_eq!((ahead(7, 3 * STEP), ahead(7, 5 * STEP)), (0, 0), "too far apart");
+    }
+
+    #[test]
+    fn who_reads_one_file_of_each_directory_does_not_get_the_others() {
+        let (mut walks, now) = (Walks::default(), Instant::now());
+        let counts = [(); 5].map(|()| walks.files_ahead(InodeId(7), now));
+        assert_eq!(counts[4], FILES_MAX);
+        walks.asked_ahead();
+        assert_eq!(walks.files_ahead(InodeId(8), now), 0, "none was read");
+        walks.used();
+        assert_eq!(walks.files_ahead(InodeId(9), now), FILES_MAX);
     }
 
     #[test]
