@@ -94,7 +94,6 @@ impl Consensus {
                 log.clone(),
                 config.flush_interval,
             )),
-            env.tasks.spawn(upkeep::catch_up(env.clone(), host.clone())),
             env.tasks.spawn(scoped(env, trim)),
             env.tasks.spawn(scoped(env, publish.run())),
         ];
@@ -162,10 +161,6 @@ impl Consensus {
         let wait = async {
             let index = self.barrier.read_index().await?;
             let mut applied = self.host.applied_next();
-            if *applied.borrow() <= index {
-                let put_off = self.host.apply_deferred().await;
-                put_off.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-            }
             let reached = applied.wait_for(|next| *next > index).await;
             reached.map_err(|_| Error::new(Kind::Retry, "the replica is shutting down"))?;
             Ok(LogIndex(index))
@@ -340,7 +335,7 @@ fn check_state(
     host: &Host,
     opening: &Opening,
 ) -> Result<(), ConsensusError> {
-    let applied = host.view().map_err(|e| ConsensusError::Store(e.to_string()))?.applied;
+    let applied = host.applied();
     let incomplete =
         |reason: String| Err(ConsensusError::Incomplete { path: dir.to_owned(), reason });
     if matches!(opening, Opening::New(_)) && applied.is_some() {

@@ -14,8 +14,6 @@ use tokio::sync::watch;
 
 /// How often counters in the published status follow; changes of role and leader are published at once.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
-/// Entries that nobody waits for are applied so much later at most: followers learn of a commit about as late.
-const DEFERRED_FOR: Duration = Duration::from_millis(20);
 /// How often it is checked whether the log has grown enough for a snapshot or a purge.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -28,18 +26,6 @@ pub(crate) async fn flush(env: Env, host: Host, log: Log, interval: Duration) {
         }
         // A failure has been announced, and it is final.
         if host.is_dirty() && (host.flush().await.is_err() || log.save_mark().await.is_err()) {
-            return;
-        }
-    }
-}
-
-/// Applies what followers put off, so that entries share a commit of the state.
-pub(crate) async fn catch_up(env: Env, host: Host) {
-    loop {
-        host.deferred().await;
-        env.clock.sleep(DEFERRED_FOR).await;
-        // A failure has been announced, and it is final.
-        if host.apply_deferred().await.is_err() {
             return;
         }
     }

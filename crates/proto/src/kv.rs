@@ -1,6 +1,10 @@
 //! The ordered key-value transaction that the state machine is a function over: redb's in
 //! production, a `BTreeMap` in tests.
 
+mod writes;
+
+pub use writes::Writes;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -40,6 +44,11 @@ pub trait KvTxn: KvRead {
     fn put(&mut self, key: &[u8], value: &[u8]) -> KvResult<()>;
     /// Removes `key`; removing what is not there is fine.
     fn delete(&mut self, key: &[u8]) -> KvResult<()>;
+
+    /// Makes all of `writes`.
+    fn absorb(&mut self, writes: Writes) -> KvResult<()> {
+        writes.make(self)
+    }
 }
 
 /// The first key after every key that starts with `prefix` (for `scan`'s upper bound).

@@ -1,4 +1,4 @@
-//! The redb file of the state machine. Batches are committed without a sync; a durable commit makes all
+//! The redb file of the state machine. Commands are committed without a sync, many at a time; a durable commit makes all
 //! before it durable. What was applied is recorded in the same transaction as its effects, so a
 //! state and its log position never part.
 //!
@@ -6,6 +6,7 @@
 //! durable, and becomes the state by the atomic replacement of that one small file.
 
 use super::kv::{Bytes, ReadKv, WriteKv, engine};
+use super::shown::Recent;
 use crate::ConsensusError;
 use crate::types::{LogId, StoredMembership};
 use everhold_env::Env;
@@ -115,42 +116,29 @@ impl StateDb {
     }
 
     /// Runs `change` on the state and commits it together with its log position, without a sync.
-    pub(super) fn write<R>(
+    pub(super) fn write(
         &self,
         applied: Option<LogId>,
         membership: Option<&StoredMembership>,
-        change: impl FnOnce(&mut WriteKv<'_>) -> KvResult<R>,
-    ) -> KvResult<R> {
+        change: impl FnOnce(&mut WriteKv<'_>) -> KvResult<()>,
+    ) -> KvResult<()> {
         let txn = self.begin(Durability::None)?;
-        let result = {
-            let mut kv = WriteKv(txn.open_table(STATE).map_err(engine)?);
-            change(&mut kv)?
-        };
-        {
-            let mut meta = txn.open_table(META).map_err(engine)?;
-            if let Some(applied) = applied {
-                meta.insert(APPLIED, codec::encode_row(&applied).as_slice()).map_err(engine)?;
-            }
-            if let Some(membership) = membership {
-                meta.insert(MEMBERSHIP, codec::encode_row(membership).as_slice())
-                    .map_err(engine)?;
-            }
-        }
-        txn.commit().map_err(engine)?;
-        Ok(result)
+        fill(&txn, applied, membership, change)?;
+        txn.commit().map_err(engine)
     }
 
-    /// Makes all that was committed durable and tells up to which log id that is. Blocks for the sync.
-    pub(super) fn flush(&self) -> KvResult<Option<LogId>> {
+    /// Makes all that was committed durable, and `recent` with it. Blocks for the sync.
+    pub(super) fn flush(&self, applied: Option<LogId>, recent: Option<&Recent>) -> KvResult<()> {
         let txn = self.begin(Durability::Immediate)?;
-        let applied = {
+        let membership = recent.and_then(|recent| recent.membership.as_ref());
+        fill(&txn, applied, membership, |kv| {
+            recent.map_or(Ok(()), |recent| recent.writes.make(kv))
+        })?;
+        {
             let mut meta = txn.open_table(META).map_err(engine)?;
-            let applied: Option<LogId> = row(&meta, APPLIED)?;
             meta.insert(FLUSHED, codec::encode_row(&applied).as_slice()).map_err(engine)?;
-            applied
-        };
-        txn.commit().map_err(engine)?;
-        Ok(applied)
+        }
+        txn.commit().map_err(engine)
     }
 
     /// The state as of the last commit.
@@ -161,6 +149,24 @@ impl StateDb {
         let kv = ReadKv(txn.open_table(STATE).map_err(engine)?);
         Ok(View { kv, applied, meta })
     }
+}
+
+/// Changes the state and its log position in one transaction.
+fn fill(
+    txn: &WriteTransaction,
+    applied: Option<LogId>,
+    membership: Option<&StoredMembership>,
+    change: impl FnOnce(&mut WriteKv<'_>) -> KvResult<()>,
+) -> KvResult<()> {
+    change(&mut WriteKv(txn.open_table(STATE).map_err(engine)?))?;
+    let mut meta = txn.open_table(META).map_err(engine)?;
+    if let Some(applied) = applied {
+        meta.insert(APPLIED, codec::encode_row(&applied).as_slice()).map_err(engine)?;
+    }
+    if let Some(membership) = membership {
+        meta.insert(MEMBERSHIP, codec::encode_row(membership).as_slice()).map_err(engine)?;
+    }
+    Ok(())
 }
 
 impl View {

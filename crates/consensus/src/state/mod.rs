@@ -1,13 +1,14 @@
-//! The state machine's host: applies committed commands to a redb file, in batches without a sync,
-//! makes the file durable now and then, and serves reads and snapshots from it.
+//! The state machine's host: applies committed commands in memory, commits them to a redb file, many at a time,
+//! makes the file durable now and then, and serves reads and snapshots.
 //!
-//! **Invariants.** An answer is sent only after the batch it belongs to was committed, so whoever
-//! got it reads its effect; entries that nobody waits for may gather a little before. The log is purged only below what is durable here. A store that failed
-//! ends the replica: half-applied state must never be read.
+//! **Invariants.** An answer is sent only after reads show the batch it belongs to, so whoever got it reads its
+//! effect. The log is purged only below what is durable here: what is only in memory, or committed without a sync,
+//! is applied again after a crash. A store that failed ends the replica: half-applied state must never be read.
 
 mod apply;
 mod db;
 mod kv;
+mod shown;
 mod snapshot;
 
 pub(crate) use db::View;
@@ -17,13 +18,14 @@ pub(crate) use snapshot::{SnapshotData, Staging, Summary};
 
 use crate::fatal::Fatal;
 use crate::log::PurgeLimit;
+use crate::types::LogId;
 use crate::{ConsensusConfig, ConsensusError};
-use apply::Deferred;
 use db::StateDb;
 use everhold_env::Env;
 use everhold_proto::LogIndex;
 use everhold_proto::kv::{KvError, KvRead, KvResult, KvTxn};
 use parking_lot::{Mutex, RwLock};
+use shown::Shown;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,8 +51,10 @@ struct Inner {
     machine: Arc<dyn StateMachine>,
     fatal: Fatal,
     purge_limit: PurgeLimit,
+    /// What reads see. Ends before the file that it looks into.
+    shown: RwLock<Shown>,
     current: RwLock<Arc<StateDb>>,
-    /// redb has one writer at a time; waiting for it here does not block a thread.
+    /// Held by whoever changes `shown` or writes to redb; waiting for it here does not block a thread.
     writer: Arc<tokio::sync::Mutex<()>>,
     /// The next index to apply: entries below it are visible to reads.
     applied_next: watch::Sender<u64>,
@@ -58,14 +62,11 @@ struct Inner {
     durable_next: watch::Sender<u64>,
     unflushed: Mutex<u64>,
     flush_wanted: Notify,
-    deferred: Deferred,
-    /// Something is in `deferred`.
-    defers: Notify,
     /// The number that the next staged file gets.
     next_number: Mutex<u64>,
 }
 
-fn next(id: Option<crate::types::LogId>) -> u64 {
+fn next(id: Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index + 1)
 }
 
@@ -91,7 +92,8 @@ impl Host {
         db::remove_others(env, dir, number, true).await.map_err(failed())?;
         let db = open_db(env, dir, number, config.store_cache_bytes).await?;
         env.disk.sync_dir(dir).await.map_err(failed())?;
-        let applied = db.view().map_err(|e| ConsensusError::Store(e.to_string()))?.applied;
+        let shown = Shown::of(db.view().map_err(|e| ConsensusError::Store(e.to_string()))?);
+        let applied = shown.applied;
         purge_limit.raise(next(applied));
         Ok(Host(Arc::new(Inner {
             env: env.clone(),
@@ -101,14 +103,13 @@ impl Host {
             machine,
             fatal,
             purge_limit,
+            shown: RwLock::new(shown),
             current: RwLock::new(Arc::new(db)),
             writer: Arc::default(),
             applied_next: watch::Sender::new(next(applied)),
             durable_next: watch::Sender::new(next(applied)),
             unflushed: Mutex::new(0),
             flush_wanted: Notify::new(),
-            deferred: Deferred::default(),
-            defers: Notify::new(),
             next_number: Mutex::new(number + 1),
         })))
     }
@@ -117,9 +118,33 @@ impl Host {
         self.0.current.read().clone()
     }
 
-    /// The state as of the last applied batch.
-    pub(crate) fn view(&self) -> KvResult<View> {
-        self.current().view()
+    fn shown(&self) -> Shown {
+        self.0.shown.read().clone()
+    }
+
+    /// The last entry that reads show.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.0.shown.read().applied
+    }
+
+    /// All that was applied, in the file.
+    async fn view(&self) -> io::Result<Arc<View>> {
+        let writer = self.0.writer.lock().await;
+        self.check_sound()?;
+        self.commit(&writer)?;
+        Ok(self.shown().base())
+    }
+
+    /// Commits what is only in memory, without a sync. The caller holds `writer`.
+    fn commit(&self, _writer: &tokio::sync::MutexGuard<'_, ()>) -> io::Result<()> {
+        let shown = self.shown();
+        let Some(recent) = shown.recent() else { return Ok(()) };
+        let db = self.current();
+        let committed = db
+            .write(shown.applied, recent.membership.as_ref(), |kv| recent.writes.make(kv))
+            .and_then(|()| db.view());
+        *self.0.shown.write() = Shown::of(committed.map_err(|e| self.fail(e))?);
+        Ok(())
     }
 
     /// Reads at one point; `read` gets the index applied at that very point.
@@ -127,8 +152,8 @@ impl Host {
         &self,
         read: impl FnOnce(&dyn KvRead, LogIndex) -> KvResult<R>,
     ) -> KvResult<R> {
-        let view = self.view()?;
-        read(&view.kv, LogIndex(view.applied.map_or(0, |id| id.index)))
+        let shown = self.shown();
+        read(&shown, LogIndex(shown.applied.map_or(0, |id| id.index)))
     }
 
     /// Follows the next index to apply.
@@ -156,12 +181,14 @@ impl Host {
         let inner = self.0.clone();
         let writer = inner.writer.clone().lock_owned().await;
         self.check_sound()?;
-        let db = self.current();
         *inner.unflushed.lock() = 0;
+        let host = self.clone();
         let flushed = self.0.env.tasks.blocking(move || {
-            let applied = db.flush();
+            let (db, shown) = (host.current(), host.shown());
+            db.flush(shown.applied, shown.recent().as_deref())?;
+            *host.0.shown.write() = Shown::of(db.view()?);
             drop(writer);
-            applied
+            Ok(shown.applied)
         });
         let applied = flushed.await.map_err(|e| self.fail(e))?;
         inner.purge_limit.raise(next(applied));

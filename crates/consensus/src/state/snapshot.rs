@@ -153,7 +153,7 @@ impl Staging {
             return Err(LoadError::Malformed("rows are missing or altered"));
         }
         self.db.write(meta.last_log_id, Some(&meta.last_membership), |_| Ok(()))?;
-        self.db.flush()?;
+        self.db.flush(meta.last_log_id, None)?;
         Ok(())
     }
 
