@@ -2,7 +2,7 @@
 //! machine. Callers see commands, answers and log positions; nothing of openraft leaves this crate.
 //!
 //! Reading order: the interface ([`Consensus`]), the log (`log`), the state machine's host (`state`),
-//! the network (`network`, `rpc`, `receive`), and the work beside it (`upkeep`, `barrier`).
+//! the network (`network`, `commits`, `rpc`, `receive`), and the work beside it (`upkeep`, `barrier`).
 //!
 //! **Invariants.** What was acknowledged is on stable storage of a quorum. Entries become durable in order, and a
 //! failed sync ends the replica. The log is purged only below what the state machine holds durably.
@@ -20,6 +20,7 @@ mod state;
 
 mod answer;
 mod barrier;
+mod commits;
 mod fatal;
 mod network;
 mod receive;

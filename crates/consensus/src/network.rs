@@ -1,6 +1,7 @@
 //! openraft's messages over the server's transport. The transport carries opaque bodies; every call has
 //! the deadline that openraft gave it. Snapshots go in chunks of a MiB, each acknowledged.
 
+use crate::commits;
 use crate::state::{SnapshotData, Summary, View};
 use crate::types::{LogId, RaftNode, Snapshot, SnapshotMeta, Types, Vote};
 use async_trait::async_trait;
@@ -8,11 +9,15 @@ use bytes::Bytes;
 use everhold_env::Env;
 use everhold_proto::checksum::crc32c;
 use everhold_proto::{Error, Kind, codec};
+use futures_util::Stream;
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
-use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{
+    RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential,
+};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::{RwLock, RwLockUpgradableReadGuard};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -248,6 +253,9 @@ fn action(what: RaftRpc) -> RPCTypes {
     }
 }
 
+/// Answers to a stream of appends, in its order.
+type Appended<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
+
 impl RaftNetworkV2<Types> for Peer {
     type SnapshotData = SnapshotData;
 
@@ -257,6 +265,18 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         self.call(RaftRpc::Append, &request, option.soft_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<Appended<'s>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    {
+        let input = commits::held(self.env.clone(), input);
+        stream_append_sequential(self, input, option)
     }
 
     async fn vote(
