@@ -10,7 +10,9 @@ use crate::table::Table;
 use everhold_client::Client;
 use fuser::{Errno, Notifier};
 use parking_lot::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -49,7 +51,8 @@ impl Edge {
         })
     }
 
-    /// Carries a request out on the runtime and answers it.
+    /// Carries a request out and answers it: in this thread where nobody has to be waited for, which spares two
+    /// changes of threads, else on the runtime.
     pub(crate) fn serve<T: Send + 'static>(
         self: &Arc<Self>,
         op: Op,
@@ -58,7 +61,7 @@ impl Edge {
     ) {
         let begun = self.stats.begin(op);
         let edge = self.clone();
-        self.runtime.spawn(async move {
+        let mut request = Box::pin(async move {
             let outcome = work.await;
             let took = edge.stats.end(op, begun, outcome.is_ok());
             if let Err(failure) = &outcome {
@@ -68,6 +71,13 @@ impl Edge {
             }
             answer(outcome.map_err(|failure| failure.errno()));
         });
+        let _runtime = self.runtime.enter();
+        let mut nobody = Context::from_waker(Waker::noop());
+        // Other requests need this thread. One that panics is answered with an error when it is dropped.
+        let begin = || request.as_mut().poll(&mut nobody);
+        if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(begin)) {
+            self.runtime.spawn(request);
+        }
     }
 
     /// Answers a request for which nobody has to be asked.
