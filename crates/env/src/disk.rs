@@ -62,6 +62,12 @@ pub trait File: Send + Sync {
     /// Makes everything written before the call durable. **A failure is final**: the state of the
     /// file is unknown and the caller must stop using the disk (never retry).
     async fn sync_data(&self) -> io::Result<()>;
+    /// [`File::write_at`] and [`File::sync_data`] in one turn.
+    async fn write_durably(&self, offset: u64, buf: AlignedBuf) -> io::Result<AlignedBuf> {
+        let buf = self.write_at(offset, buf).await?;
+        self.sync_data().await?;
+        Ok(buf)
+    }
     /// Length in bytes.
     async fn len(&self) -> io::Result<u64>;
     /// Extends to `len` with space that is reserved and reads as zeroes, or truncates to it; synced. The

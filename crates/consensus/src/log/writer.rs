@@ -185,8 +185,7 @@ impl Writer {
         let buffer = self.buffer.take();
         let frame = frame::encode(self.segment, self.sequence, previous_end, payload, buffer);
         let bytes = frame.len();
-        let buffer = self.file.write_at(self.offset, frame).await?;
-        self.file.sync_data().await?;
+        let buffer = self.file.write_durably(self.offset, frame).await?;
         // A large buffer is given back, so that one burst does not pin memory for ever.
         self.buffer = (buffer.capacity() <= 1 << 20).then_some(buffer);
         self.offset += bytes as u64;

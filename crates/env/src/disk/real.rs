@@ -199,6 +199,14 @@ impl File for RealFile {
         self.run(|inner| inner.file.sync_data()).await
     }
 
+    async fn write_durably(&self, offset: u64, buf: AlignedBuf) -> io::Result<AlignedBuf> {
+        self.run(move |inner| {
+            inner.write_at(offset, buf.padded())?;
+            inner.file.sync_data().map(|()| buf)
+        })
+        .await
+    }
+
     async fn len(&self) -> io::Result<u64> {
         self.run(|inner| Ok(inner.file.metadata()?.len())).await
     }
