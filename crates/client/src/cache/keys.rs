@@ -30,35 +30,28 @@ pub(crate) fn touched(op: &FsOp) -> Touched {
     let entry = |parent: &InodeId, name: &Name| {
         vec![Key::Inode(*parent), Key::Entry(*parent, name.clone())]
     };
-    let whole = |keys| Touched { keys, names: None, is_whole: true };
-    let part = |keys| Touched { keys, names: None, is_whole: false };
+    let only = |keys| Touched { keys, names: None, is_whole: op.tells_all() };
     match op {
-        FsOp::Create { parent, name, .. } => {
-            Touched { names: Some((*parent, name.clone())), ..whole(entry(parent, name)) }
+        FsOp::Create { parent, name, .. } | FsOp::PutFile { parent, name, .. } => {
+            Touched { names: Some((*parent, name.clone())), ..only(entry(parent, name)) }
         }
-        FsOp::PutFile { parent, name, replace, .. } => Touched {
-            keys: entry(parent, name),
-            names: Some((*parent, name.clone())),
-            is_whole: !replace,
-        },
         FsOp::Commit { inode: id, .. }
         | FsOp::Fold { inode: id, .. }
         | FsOp::Punch { inode: id, .. }
         | FsOp::SetAttr { inode: id, .. }
         | FsOp::SetXattr { inode: id, .. }
-        | FsOp::RemoveXattr { inode: id, .. } => whole(inode(id)),
+        | FsOp::RemoveXattr { inode: id, .. } => only(inode(id)),
         FsOp::Link { inode: id, parent, name } => Touched {
-            keys: [inode(id), entry(parent, name)].concat(),
             names: Some((*parent, name.clone())),
-            is_whole: true,
+            ..only([inode(id), entry(parent, name)].concat())
         },
         FsOp::Unlink { parent, name, .. } | FsOp::Rmdir { parent, name } => {
-            part(entry(parent, name))
+            only(entry(parent, name))
         }
         FsOp::Rename { parent, name, new_parent, new_name, .. } => {
-            part([entry(parent, name), entry(new_parent, new_name)].concat())
+            only([entry(parent, name), entry(new_parent, new_name)].concat())
         }
-        FsOp::CloneRange { target, .. } => whole(inode(target)),
+        FsOp::CloneRange { target, .. } => only(inode(target)),
         // Handles and locks are no attributes. What the last handle frees had no name, and is not held.
         FsOp::CreateUnnamed { .. }
         | FsOp::Lock { .. }
@@ -67,7 +60,7 @@ pub(crate) fn touched(op: &FsOp) -> Touched {
         | FsOp::Release { .. }
         | FsOp::Delegate { .. }
         | FsOp::Undelegate { .. }
-        | FsOp::Reserve { .. } => whole(Vec::new()),
+        | FsOp::Reserve { .. } => only(Vec::new()),
     }
 }
 

@@ -231,6 +231,18 @@ pub enum FsOp {
     },
 }
 
+impl FsOp {
+    /// Whether who asks for it knows all that it changes when it is done: else it also changes an inode that only
+    /// the state knows, the one that loses a name.
+    pub fn tells_all(&self) -> bool {
+        match self {
+            FsOp::PutFile { replace, .. } => !replace,
+            FsOp::Unlink { .. } | FsOp::Rmdir { .. } | FsOp::Rename { .. } => false,
+            _ => true,
+        }
+    }
+}
+
 /// One numbered request of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRequest {

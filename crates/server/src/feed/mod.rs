@@ -38,6 +38,17 @@ pub(crate) struct Feed {
     progress: watch::Sender<u64>,
 }
 
+/// What an answer shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shows {
+    /// The change records below this position.
+    pub(crate) position: u64,
+    /// To this session.
+    pub(crate) own: Option<SessionId>,
+    /// The session has made the records from there on, and the answer tells it all that they did.
+    pub(crate) made_from: Option<u64>,
+}
+
 impl Default for Feed {
     fn default() -> Self {
         let (noticed, progress) = (watch::Sender::new(0), watch::Sender::new(0));
@@ -123,21 +134,21 @@ impl Feed {
         self.noticed.subscribe()
     }
 
-    /// Waits until no cache but that of `own` can show less than this position. `false`: the deadline came
-    /// first.
-    async fn settled(
-        &self,
-        clock: &Clock,
-        position: u64,
-        own: Option<SessionId>,
-        deadline: Instant,
-    ) -> bool {
+    /// Waits until no cache but that of the answer's own session can show less than its position. `false`: the
+    /// deadline came first.
+    async fn settled(&self, clock: &Clock, shows: Shows, deadline: Instant) -> bool {
+        let Shows { position, own, made_from } = shows;
         {
-            let mut rules = self.rules.lock();
+            let (mut rules, now) = (self.rules.lock(), clock.now());
             if rules.is_quiet() {
                 return true;
             }
-            rules.notice(position, clock.now());
+            rules.notice(position, now);
+            let knows =
+                own.zip(made_from).is_some_and(|(own, first)| rules.made(own, first, position));
+            if knows && rules.may_answer(position, own, now) == Verdict::Now {
+                return true; // nobody waits for its follower, which hears of its own changes soon enough
+            }
         }
         self.noticed.send_if_modified(|noticed| {
             let is_news = position > *noticed;
@@ -167,17 +178,11 @@ impl Feed {
 }
 
 impl Node {
-    /// Waits until an answer that shows the change records below `position` may be given: until no cache
-    /// but that of `own` can still show what was before. Leaders only; the state that the answer shows was
+    /// Waits until an answer may be given: until no cache but that of its own session can still show what was before. Leaders only; the state that the answer shows was
     /// read or changed in this leadership.
-    pub(crate) async fn settle(
-        &self,
-        position: u64,
-        own: Option<SessionId>,
-        deadline: Instant,
-    ) -> Result<(), Error> {
+    pub(crate) async fn settle(&self, shows: Shows, deadline: Instant) -> Result<(), Error> {
         self.begin_term(deadline).await?;
-        match self.feed.settled(&self.env.clock, position, own, deadline).await {
+        match self.feed.settled(&self.env.clock, shows, deadline).await {
             true => Ok(()),
             false => {
                 let text = "other clients' caches may still show what was before";

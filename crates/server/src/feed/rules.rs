@@ -19,6 +19,9 @@ pub(crate) const LEASE: Duration = Duration::from_millis(FEED_LEASE_MS);
 /// Positions that were noticed within so long count as noticed at once: marks stay few.
 const MARK: Duration = Duration::from_millis(10);
 
+/// Records of its own that a follower need not be told of at once: a page of the feed has room for more.
+const OWN_UNTOLD_MAX: u64 = 256;
+
 /// What a leader knows of the caches of its term.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
@@ -44,6 +47,8 @@ struct Hold {
 #[derive(Clone, Copy, Debug)]
 struct Follower {
     acked: u64,
+    /// It knows all below: it has acknowledged that, or made it.
+    known: u64,
     /// When its lease ends at the latest.
     until: Instant,
 }
@@ -96,7 +101,8 @@ impl Rules {
         end: u64,
         received: Instant,
     ) -> Result<(), TooMany> {
-        let running = self.followers.get(&session).filter(|follower| follower.until > received);
+        let running =
+            self.followers.get(&session).copied().filter(|follower| follower.until > received);
         let acked = acked_below.min(end);
         let acked = match running {
             Some(follower) => acked.max(follower.acked),
@@ -113,9 +119,10 @@ impl Rules {
         if let Some(hold) = &mut self.hold {
             hold.missing.remove(&session);
         }
+        let known = running.map_or(acked, |follower| follower.known.max(acked));
         let earlier = self.remove(session).map_or(received, |follower| follower.until);
         let until = self.lease_end(acked, received).max(earlier);
-        self.followers.insert(session, Follower { acked, until });
+        self.followers.insert(session, Follower { acked, known, until });
         self.order.insert((acked, session));
         Ok(())
     }
@@ -146,6 +153,16 @@ impl Rules {
             Some(last) if now.saturating_duration_since(last.at) < MARK => last.position = position,
             _ => self.marks.push_back(Mark { position, at: now }),
         }
+    }
+
+    /// The session has made the records from `first` on below `next`, and its answer tells it all that it did. Whether
+    /// its own follower may be told of them later: it knows all that came before, too, and they are not many.
+    pub(crate) fn made(&mut self, session: SessionId, first: u64, next: u64) -> bool {
+        let Some(follower) = self.followers.get_mut(&session) else { return true };
+        if first <= follower.known {
+            follower.known = follower.known.max(next);
+        }
+        follower.known >= next && next.saturating_sub(follower.acked) < OWN_UNTOLD_MAX
     }
 
     /// Whether an answer that shows this position may be given to `own`, whose own cache is its own affair.

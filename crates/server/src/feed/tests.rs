@@ -13,11 +13,16 @@ fn feed() -> Arc<Feed> {
     feed
 }
 
+/// An answer to session A.
+fn shows(position: u64) -> Shows {
+    Shows { position, own: Some(A), made_from: None }
+}
+
 /// An answer at position 9 to session A, that waits in a task.
 fn answer(feed: &Arc<Feed>, deadline: Duration) -> tokio::task::JoinHandle<(bool, Instant)> {
     let (feed, deadline) = (feed.clone(), Instant::now() + deadline);
     tokio::spawn(async move {
-        let settled = feed.settled(&Clock::real(), 9, Some(A), deadline).await;
+        let settled = feed.settled(&Clock::real(), shows(9), deadline).await;
         (settled, Instant::now())
     })
 }
@@ -71,4 +76,30 @@ async fn answers_that_wait_go_by_the_newest_term() {
     feed.begin(2, second, BTreeSet::from([B]));
     let (settled, at) = waiting.await.unwrap();
     assert!(settled && at >= second + LEASE);
+}
+
+/// Who made a change and knows all of it is not told at once, unless others are.
+#[tokio::test(start_paused = true)]
+async fn a_session_is_not_woken_for_what_it_made() {
+    let (feed, begun) = (feed(), Instant::now());
+    feed.register(A, 8, 8, begun).unwrap();
+    let noticed = feed.noticed();
+    let clock = Clock::real();
+    let made = |position| Shows { made_from: Some(position - 1), ..shows(position) };
+    for position in 9..20 {
+        assert!(feed.settled(&clock, made(position), begun).await);
+    }
+    assert!(!noticed.has_changed().unwrap());
+    assert!(feed.settled(&clock, shows(20), begun).await);
+    assert!(noticed.has_changed().unwrap(), "it does not know all that this changed");
+
+    feed.register(A, 20, 20, begun).unwrap();
+    feed.register(B, 20, 20, begun).unwrap();
+    let mut noticed = feed.noticed();
+    assert!(!feed.settled(&clock, made(21), begun).await, "another cache shows what was before");
+    assert!(noticed.has_changed().unwrap());
+    noticed.mark_unchanged();
+    feed.register(B, 21, 21, begun).unwrap();
+    let another = Shows { own: Some(B), ..shows(21) };
+    assert!(!feed.settled(&clock, another, begun).await, "others wait for what it made");
 }

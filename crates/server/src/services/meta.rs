@@ -1,7 +1,7 @@
 //! Metadata for clients: sessions, changes and questions of the tree, the map.
 
 use super::{CallContext, Class, Serve};
-use crate::feed::{self, Page};
+use crate::feed::{self, Page, Shows};
 use crate::metadata::{done, unexpected};
 use crate::node::Node;
 use everhold_namespace as namespace;
@@ -81,10 +81,11 @@ impl Serve for Execute {
             given_back(node, &batch);
             let in_the_way = called_back_for(&batch, &results);
             if in_the_way.is_empty() {
-                let settled = node.settle(next, Some(batch.session), call.deadline).await;
-                settled.map_err(made)?;
                 // After several rounds the records of this batch are not all in one place.
                 let first = if known_first { first } else { next };
+                let made_from = tells_all(&batch, &results).then_some(first);
+                let shows = Shows { position: next, own: Some(batch.session), made_from };
+                node.settle(shows, call.deadline).await.map_err(made)?;
                 return Ok(Executed { results, first, next });
             }
             // What was done keeps its answer; what was not is tried again under the same number.
@@ -110,6 +111,12 @@ async fn propose_batch(
         }
         other => Err(unexpected(&other)),
     }
+}
+
+/// Whether the answers tell all that was changed.
+fn tells_all(batch: &SessionBatch, results: &[Result<FsReply, FsError>]) -> bool {
+    let made = batch.requests.iter().zip(results).filter(|(_, result)| result.is_ok());
+    made.into_iter().all(|(request, _)| request.op.tells_all())
 }
 
 /// Who waits for a delegation that this batch gave back may go on.
@@ -161,7 +168,8 @@ impl Serve for Query {
         };
         call.worked();
         // What it shows may not be acknowledged yet. It keeps its place: the answer may be large.
-        node.settle(answered.next, self.session, call.deadline).await?;
+        let shows = Shows { position: answered.next, own: self.session, made_from: None };
+        node.settle(shows, call.deadline).await?;
         Ok(answered)
     }
 }
@@ -195,7 +203,8 @@ impl Serve for ReadChanges {
         let read = |kv: &dyn KvRead, _| namespace::changes::read(kv, self.from, limit);
         let records = node.read(call.deadline, read).await?;
         if let Some((last, _)) = records.last() {
-            node.settle(last + 1, None, call.deadline).await?;
+            let shows = Shows { position: last + 1, own: None, made_from: None };
+            node.settle(shows, call.deadline).await?;
         }
         Ok(records)
     }

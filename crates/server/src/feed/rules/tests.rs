@@ -47,6 +47,30 @@ fn an_answer_waits_for_the_acknowledgements_of_others() {
     assert_eq!(rules.may_answer(6, None, now), Verdict::Now);
 }
 
+/// Whoever made a change need not be told of it soon, if it knows all that was before.
+#[test]
+fn own_changes_are_known() {
+    let (mut rules, now) = quiet();
+    assert!(rules.made(A, 5, 6), "it does not follow");
+    rules.register(A, 5, 5, now).unwrap();
+    assert!(rules.made(A, 5, 7));
+    assert!(rules.made(A, 7, 8));
+    assert!(!rules.made(A, 9, 10), "another one made record 8");
+    assert!(!rules.made(A, 10, 11));
+    rules.register(A, 8, 11, now).unwrap();
+    assert!(!rules.made(A, 11, 12), "it has not acknowledged record 8");
+    rules.register(A, 12, 12, now).unwrap();
+    let many = 12 + OWN_UNTOLD_MAX;
+    assert!(rules.made(A, 12, many - 1));
+    assert!(!rules.made(A, many - 1, many), "they are many");
+    rules.register(A, many, many, now).unwrap();
+    assert!(rules.made(A, many, many + 1));
+    assert!(
+        held(rules.may_answer(many + 1, Some(B), now)),
+        "others wait for its word all the same"
+    );
+}
+
 #[test]
 fn an_acknowledgement_is_never_taken_back() {
     let (mut rules, now) = quiet();
