@@ -203,6 +203,10 @@ impl Client {
             }
         }
         let count: usize = fillings.iter().map(|filling| filling.blocks.len()).sum();
+        if count > 0 {
+            // Checksums and copies to sockets: long work for a thread that only looks whether there is any.
+            tokio::task::yield_now().await;
+        }
         // All at once or none: whoever waits for memory holds none.
         let want = count.min(self.options.buffers.max(1));
         let memory = self.memory.clone().acquire_many_owned(want as u32);
