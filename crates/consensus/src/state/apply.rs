@@ -123,7 +123,7 @@ impl Host {
         inner.env.disk.sync_dir(&inner.dir).await?;
         db::write_current(&inner.env, &inner.dir, number).await?;
         let view = staged.db.view().map_err(|e| self.fail(e))?;
-        *inner.shown.write() = Shown::of(view);
+        self.show(Shown::of(view));
         *inner.current.write() = Arc::new(staged.db);
         if inner.env.witness.is_someone() {
             self.show_state().map_err(|e| self.fail(e))?;

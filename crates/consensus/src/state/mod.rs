@@ -143,8 +143,13 @@ impl Host {
         let committed = db
             .write(shown.applied, recent.membership.as_ref(), |kv| recent.writes.make(kv))
             .and_then(|()| db.view());
-        *self.0.shown.write() = Shown::of(committed.map_err(|e| self.fail(e))?);
+        self.show(Shown::of(committed.map_err(|e| self.fail(e))?));
         Ok(())
+    }
+
+    fn show(&self, shown: Shown) {
+        let before = std::mem::replace(&mut *self.0.shown.write(), shown);
+        drop(before); // what it held goes when readers are let in again
     }
 
     /// Reads at one point; `read` gets the index applied at that very point.
@@ -185,12 +190,14 @@ impl Host {
         let host = self.clone();
         let flushed = self.0.env.tasks.blocking(move || {
             let (db, shown) = (host.current(), host.shown());
-            db.flush(shown.applied, shown.recent().as_deref())?;
-            *host.0.shown.write() = Shown::of(db.view()?);
+            let flushed = db.flush(shown.applied, shown.recent().as_deref());
+            let flushed = flushed.and_then(|()| db.view()).map_err(|e| host.fail(e));
+            // A failure is announced before anybody else may write.
+            let result = flushed.map(|view| host.show(Shown::of(view)));
             drop(writer);
-            Ok(shown.applied)
+            result.map(|()| shown.applied)
         });
-        let applied = flushed.await.map_err(|e| self.fail(e))?;
+        let applied = flushed.await?;
         inner.purge_limit.raise(next(applied));
         inner.durable_next.send_if_modified(|durable| {
             let moved = next(applied) > *durable;

@@ -28,6 +28,31 @@ fn three_replicas_survive_the_loss_of_their_leader() {
     });
 }
 
+/// A change costs one message to each follower; of the last one they hear soon.
+#[test]
+fn commits_travel_with_what_follows_them() {
+    run(async {
+        let timing = crate::RaftTiming {
+            heartbeat: Duration::from_secs(5),
+            election_min: Duration::from_secs(11),
+            election_max: Duration::from_secs(20),
+        };
+        let group = Group::of(3, ConsensusConfig { timing, ..small() }, 13).await;
+        let leader = group.leader().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = group.mesh.appends.load(Ordering::Relaxed);
+        let mut last = LogIndex(0);
+        for i in 0..50u8 {
+            last = leader.propose(Bytes::from(vec![i]), soon()).await.unwrap().0;
+        }
+        let told = Instant::now();
+        group.applied(last).await;
+        assert!(told.elapsed() < Duration::from_millis(100), "{:?}", told.elapsed());
+        let sent = group.mesh.appends.load(Ordering::Relaxed) - before;
+        assert!((100..110).contains(&sent), "{sent} messages for 50 changes");
+    });
+}
+
 #[test]
 fn a_follower_names_the_leader() {
     run(async {

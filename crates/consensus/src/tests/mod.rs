@@ -16,13 +16,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use everhold_env::disk::SimDisk;
 use everhold_env::{Clock, Entropy, Env, Net, Tasks};
-use everhold_proto::kv::{KvRead, KvResult, KvTxn};
+use everhold_proto::kv::{KvError, KvRead, KvResult, KvTxn};
 use everhold_proto::{ClusterId, Error, Kind, LogIndex, NodeId, RaftId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -30,13 +30,18 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(60);
 const CLUSTER: ClusterId = ClusterId([5; 16]);
 
-/// Counts how often each command was applied, so that both loss and repetition show.
+/// Counts how often each command was applied, so that both loss and repetition show. [`BROKEN`] fails half done.
 struct Counter;
+
+const BROKEN: &str = "broken";
 
 impl StateMachine for Counter {
     fn apply(&self, txn: &mut dyn KvTxn, index: LogIndex, command: &[u8]) -> KvResult<Vec<u8>> {
         let count = txn.get(command)?.map_or(0, |v| v[0]) + 1;
         txn.put(command, &[count])?;
+        if command == BROKEN.as_bytes() {
+            return Err(KvError::Engine("as asked for".into()));
+        }
         Ok(format!("{index}").into_bytes())
     }
 }
@@ -46,6 +51,8 @@ impl StateMachine for Counter {
 struct Mesh {
     replicas: Mutex<BTreeMap<String, Arc<Consensus>>>,
     cut: Mutex<BTreeSet<String>>,
+    /// Messages that carry entries or tell of commits, and heartbeats.
+    appends: AtomicUsize,
 }
 
 /// One replica's way to the others; dead once its process is.
@@ -64,6 +71,9 @@ impl RaftTransport for Link {
         body: Bytes,
         _: Duration,
     ) -> Result<Bytes, Error> {
+        if what == RaftRpc::Append {
+            self.mesh.appends.fetch_add(1, Ordering::Relaxed);
+        }
         tokio::time::sleep(Duration::from_micros(200)).await;
         let cut = self.mesh.cut.lock().iter().any(|a| *a == self.from || *a == to.address);
         let target = self.mesh.replicas.lock().get(&to.address).cloned();
@@ -114,6 +124,11 @@ fn small() -> ConsensusConfig {
         store_cache_bytes: 1 << 20,
         ..Default::default()
     }
+}
+
+/// A state that is made durable for snapshots only, and is in memory for long.
+fn lazy() -> ConsensusConfig {
+    ConsensusConfig { flush_interval: PATIENCE * 60, flush_entries: u64::MAX, ..small() }
 }
 
 impl Group {

@@ -91,3 +91,45 @@ fn founding_twice_is_a_conflict() {
         assert_eq!(again.unwrap_err().kind, Kind::Conflict);
     });
 }
+
+/// What was applied and is in memory only, or committed without a sync, is read, and applied again after a power loss.
+#[test]
+fn what_is_in_memory_survives_a_power_loss() {
+    run(async {
+        let config = ConsensusConfig { snapshot_log_bytes: 1 << 30, ..lazy() };
+        let mut group = Group::of(1, config, 7).await;
+        for i in 0..80 {
+            group.propose(&format!("{i:020000}")).await; // 1.6 MB, more than may gather
+        }
+        let replica = group.replica(1);
+        let status = replica.status();
+        assert!(
+            status.durable_applied < LogIndex(10) && status.applied >= LogIndex(80),
+            "{status:?}"
+        );
+        let before = contents(&replica);
+        assert!(before.len() == 80 && before.values().all(|count| *count == 1));
+        drop(replica);
+        group.crash(1, Some(3));
+        let reopened = group.reopen(1).await;
+        group.leader().await;
+        assert_eq!(contents(&reopened), before);
+    });
+}
+
+/// A command that fails half done ends the replica: nothing of it is read, and nothing is applied after it.
+#[test]
+fn a_failed_command_leaves_no_trace() {
+    run(async {
+        let group = Group::of(1, lazy(), 8).await;
+        let last = group.propose("before").await;
+        let replica = group.replica(1);
+        let broken = replica.propose(Bytes::from_static(BROKEN.as_bytes()), soon());
+        let after = replica.propose(Bytes::from_static(b"after"), soon());
+        let (broken, after) = tokio::join!(broken, after);
+        assert!(broken.is_err() && after.is_err());
+        assert!(replica.fatal().await.contains("as asked for"));
+        assert_eq!(contents(&replica).into_keys().collect::<Vec<_>>(), ["before"]);
+        assert_eq!(replica.status().applied, last);
+    });
+}

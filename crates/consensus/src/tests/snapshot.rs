@@ -35,6 +35,29 @@ fn a_new_member_gets_a_snapshot() {
     });
 }
 
+/// A snapshot shows what is in memory only, too.
+#[test]
+fn a_snapshot_has_what_is_in_memory() {
+    run(async {
+        let mut group = Group::of(1, lazy(), 402).await;
+        fill(&group, 0, 300).await;
+        let leader = group.leader().await;
+        let mut last = LogIndex(0);
+        for i in 0..40 {
+            last = group.propose(&format!("late {i}")).await;
+        }
+        assert!(leader.status().durable_applied < last, "it is not durable");
+        let learner = group.create(2).await;
+        leader.add_learner(RaftId(2), raft_node(2), soon()).await.unwrap();
+        wait_until(&learner, |s| s.applied >= last).await;
+        assert_eq!(contents(&learner), contents(&leader));
+        group.crash(2, Some(1));
+        let learner = group.reopen(2).await;
+        wait_until(&learner, |s| s.applied >= last).await;
+        assert_eq!(contents(&learner), contents(&leader));
+    });
+}
+
 #[test]
 fn a_lagging_member_gets_a_snapshot() {
     run(async {
