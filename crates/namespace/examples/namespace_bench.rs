@@ -44,7 +44,11 @@ impl Bench {
         self.next_request += requests.len() as u64;
         let batch = SessionBatch { session, acked_below, floor: 0, requests };
         let answers = self.entry(|ctx| apply(ctx, &batch))?;
-        Ok(answers.into_iter().map(|answer| answer.expect("the operation is right")).collect())
+        Ok(answers
+            .results
+            .into_iter()
+            .map(|answer| answer.expect("the operation is right"))
+            .collect())
     }
 }
 

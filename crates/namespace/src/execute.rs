@@ -19,26 +19,36 @@ use everhold_proto::planted::{self, Bug};
 use everhold_proto::table::SessionRow;
 use everhold_proto::tables;
 
-/// Carries out a batch: one result per request, in order. A failed request changes nothing but its
-/// own kept answer. `Err` only when the store failed.
-pub fn apply(ctx: &mut Apply<'_>, batch: &SessionBatch) -> KvResult<Vec<Result<FsReply, FsError>>> {
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// One result per request, in order.
+    pub results: Vec<Result<FsReply, FsError>>,
+    /// A result is a kept answer: it tells of an earlier moment, and what changed since then is not known to who asks.
+    pub has_repeated: bool,
+}
+
+/// Carries out a batch. A failed request changes nothing but its own kept answer. `Err` only when the store failed.
+pub fn apply(ctx: &mut Apply<'_>, batch: &SessionBatch) -> KvResult<Executed> {
     let id = batch.session;
+    let mut has_repeated = false;
     let Some(mut session) = sessions::raise(ctx, id, batch.acked_below, batch.floor)? else {
-        return Ok(batch.requests.iter().map(|_| Err(FsError::NoSession)).collect());
+        let results = batch.requests.iter().map(|_| Err(FsError::NoSession)).collect();
+        return Ok(Executed { results, has_repeated });
     };
     let numbers = session.numbers.clone();
     let answer = |(i, request)| {
         if i < BATCH_OPS_MAX {
-            execute(ctx, id, &mut session, request)
+            execute(ctx, id, &mut session, request, &mut has_repeated)
         } else {
             Ok(Err(FsError::WindowExceeded))
         }
     };
-    let answers = batch.requests.iter().enumerate().map(answer).collect::<KvResult<_>>()?;
+    let results = batch.requests.iter().enumerate().map(answer).collect::<KvResult<_>>()?;
     if session.numbers != numbers {
         put_row(ctx.kv, &tables::session(id), &session)?;
     }
-    Ok(answers)
+    Ok(Executed { results, has_repeated })
 }
 
 fn execute(
@@ -46,6 +56,7 @@ fn execute(
     id: SessionId,
     session: &mut SessionRow,
     request: &SessionRequest,
+    has_repeated: &mut bool,
 ) -> KvResult<KeptAnswer> {
     let number = request.request;
     if number < session.acked_below && !planted::has(Bug::ExecuteForgotten) {
@@ -58,6 +69,7 @@ fn execute(
     if let Some(kept) = get_row::<KeptAnswer>(&*ctx.kv, &key)?
         && !planted::has(Bug::ExecuteTwice)
     {
+        *has_repeated = true;
         return Ok(kept);
     }
     let answer = match (&request.op, &request.behind) {

@@ -31,7 +31,7 @@ pub mod sessions;
 mod shadow;
 mod tree;
 
-pub use execute::apply;
+pub use execute::{Executed, apply};
 pub use extents::cut;
 pub use query::{query, query_for, usage};
 pub use reap::{is_reapable, reap};

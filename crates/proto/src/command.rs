@@ -294,7 +294,7 @@ pub enum Answer {
         /// One result per request.
         results: Vec<Result<FsReply, FsError>>,
         /// The change records of the batch have the numbers from `first` on, below `next`. None: it changed
-        /// nothing, or all of it was answered before.
+        /// nothing, or some of it was answered before, and the records of that are not here.
         first: u64,
         /// Number of the first change record after the batch.
         next: u64,

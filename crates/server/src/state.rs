@@ -62,8 +62,11 @@ fn dispatch(ctx: &mut Apply<'_>, command: Command) -> KvResult<Answer> {
         }
         Command::Fs(batch) => {
             let first = ctx.header.next_change;
-            let results = namespace::apply(ctx, &batch)?;
-            Ok(Answer::Fs { results, first, next: ctx.header.next_change })
+            let namespace::Executed { results, has_repeated } = namespace::apply(ctx, &batch)?;
+            let next = ctx.header.next_change;
+            // The records of an answer that is repeated are somewhere before: none is said to be the batch's.
+            let first = if has_repeated { next } else { first };
+            Ok(Answer::Fs { results, first, next })
         }
         Command::Map(command) => cluster::map::apply(ctx, &command),
         Command::Table(TableCommand::Sweep { limit }) => sweep(ctx, limit),

@@ -210,8 +210,10 @@ impl State {
             let batch: SessionBatch = decode::<rpc::Execute>(body).unwrap().0;
             let executed = self.entry(|ctx| {
                 let first = ctx.header.next_change;
-                let results = everhold_namespace::apply(ctx, &batch).unwrap();
-                rpc::Executed { results, first, next: ctx.header.next_change }
+                let executed = everhold_namespace::apply(ctx, &batch).unwrap();
+                let next = ctx.header.next_change;
+                let first = if executed.has_repeated { next } else { first };
+                rpc::Executed { results: executed.results, first, next }
             });
             self.batches += 1;
             if self.lose_answers.is_some_and(|every| self.batches.is_multiple_of(every)) {

@@ -121,7 +121,7 @@ impl World {
     }
 
     pub(super) fn batch(&mut self, batch: &SessionBatch) -> Vec<Result<FsReply, FsError>> {
-        self.entry(|ctx| apply(ctx, batch).unwrap())
+        self.entry(|ctx| apply(ctx, batch).unwrap().results)
     }
 
     /// Carries out one operation of the current session. A failed one must leave no trace, and the same

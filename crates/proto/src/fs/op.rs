@@ -238,7 +238,23 @@ impl FsOp {
         match self {
             FsOp::PutFile { replace, .. } => !replace,
             FsOp::Unlink { .. } | FsOp::Rmdir { .. } | FsOp::Rename { .. } => false,
-            _ => true,
+            FsOp::Create { .. }
+            | FsOp::CreateUnnamed { .. }
+            | FsOp::Link { .. }
+            | FsOp::Commit { .. }
+            | FsOp::Fold { .. }
+            | FsOp::Punch { .. }
+            | FsOp::CloneRange { .. }
+            | FsOp::SetAttr { .. }
+            | FsOp::SetXattr { .. }
+            | FsOp::RemoveXattr { .. }
+            | FsOp::Lock { .. }
+            | FsOp::Unlock { .. }
+            | FsOp::Open { .. }
+            | FsOp::Release { .. }
+            | FsOp::Delegate { .. }
+            | FsOp::Undelegate { .. }
+            | FsOp::Reserve { .. } => true,
         }
     }
 }

@@ -74,9 +74,11 @@ impl Serve for Execute {
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Executed, Error> {
         let batch = self.0;
         check_batch(batch.requests.len())?;
-        let mut known_first = true;
+        let (mut known_first, mut nothing_done) = (true, true);
         loop {
-            let (results, first, next) = propose_batch(node, &batch, call.deadline).await?;
+            let proposed = propose_batch(node, &batch, call.deadline).await;
+            let doubtful = |e| if nothing_done { e } else { made(e) };
+            let (results, first, next) = proposed.map_err(doubtful)?;
             call.give_place_back();
             given_back(node, &batch);
             let in_the_way = called_back_for(&batch, &results);
@@ -90,7 +92,7 @@ impl Serve for Execute {
             }
             // What was done keeps its answer; what was not is tried again under the same number.
             known_first = false;
-            let nothing_done = results.iter().all(|result| delegated(result).is_some());
+            nothing_done &= results.iter().all(|result| delegated(result).is_some());
             for (inode, holder) in in_the_way {
                 let ended = node.call_back(inode, holder, call.deadline).await;
                 ended.map_err(|e| if nothing_done { e } else { made(e) })?;

@@ -41,6 +41,16 @@ fn create() -> Command {
     Command::Create { cluster: ClusterId([7; 16]), policy }
 }
 
+fn create_file(name: &'static str) -> FsOp {
+    FsOp::Create {
+        parent: InodeId::ROOT,
+        name: Name::new(name).expect("a name"),
+        kind: NewKind::File,
+        owner: Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 },
+        open: false,
+    }
+}
+
 fn kind(answer: &Answer) -> Option<Kind> {
     match answer {
         Answer::Refused(error) => Some(error.kind),
@@ -88,21 +98,27 @@ fn commands_reach_their_halves() {
         panic!("no session");
     };
     assert_eq!(session, SessionId(machine.index));
-    let op = FsOp::Create {
-        parent: InodeId::ROOT,
-        name: Name::new("f").expect("a name"),
-        kind: NewKind::File,
-        owner: Owner { uid: 0, gid: 0, mode: 0o644, umask: 0 },
-        open: false,
-    };
-    let requests = vec![SessionRequest::new(1, op)];
+    let requests = vec![SessionRequest::new(1, create_file("f"))];
     let batch = SessionBatch { session, acked_below: 1, floor: 0, requests };
     let first = machine.apply(Command::Fs(batch.clone()));
     let Answer::Fs { results, first, next } = first else { panic!("{first:?}") };
     assert!(matches!(results[..], [Ok(FsReply::Attr(_))]), "{results:?}");
     assert_eq!(next, first + 1, "one record tells of it");
     let again = Answer::Fs { results, first: next, next };
-    assert_eq!(machine.apply(Command::Fs(batch)), again, "a repeated request is not repeated");
+    assert_eq!(
+        machine.apply(Command::Fs(batch.clone())),
+        again,
+        "a repeated request is not repeated"
+    );
+    let requests = [batch.requests, vec![SessionRequest::new(2, create_file("g"))]].concat();
+    let answer = machine.apply(Command::Fs(SessionBatch { requests, ..batch }));
+    let Answer::Fs { results, first, next: later } = answer else { panic!("{answer:?}") };
+    assert!(matches!(results[..], [Ok(FsReply::Attr(_)), Ok(FsReply::Attr(_))]), "{results:?}");
+    assert_eq!(
+        (first, later),
+        (next + 1, next + 1),
+        "an old answer says nothing of what came since"
+    );
     assert_eq!(machine.apply(Command::EndSession { session }), Answer::Done);
     let renew = Command::RenewSession { session, acked_below: 1, floor: 0 };
     assert_eq!(kind(&machine.apply(renew)), Some(Kind::NotFound));

@@ -183,10 +183,15 @@ impl Client {
     ) -> Result<Vec<Staged>> {
         let deadline = self.deadline();
         let batches = batches(runs);
-        let policy = match batches.iter().all(|b| b.whole.is_empty() && b.packed.is_empty()) {
-            true => PolicyId::default(), // not asked for: nothing goes into a block
-            false if self.view.map().policies.len() <= 1 => PolicyId(0),
-            false => self.attr(inode).await?.policy,
+        let has_blocks = batches.iter().any(|b| !b.whole.is_empty() || !b.packed.is_empty());
+        if has_blocks {
+            // Copies and checksums: long work for a thread that only looks whether there is any.
+            tokio::task::yield_now().await;
+        }
+        let policy = match has_blocks {
+            false => PolicyId::default(), // not asked for
+            true if self.view.map().policies.len() <= 1 => PolicyId(0),
+            true => self.attr(inode).await?.policy,
         };
         let mut fillings: Vec<Filling> =
             batches.into_iter().map(|batch| batch.filling(inode, policy)).collect();
@@ -203,10 +208,6 @@ impl Client {
             }
         }
         let count: usize = fillings.iter().map(|filling| filling.blocks.len()).sum();
-        if count > 0 {
-            // Checksums and copies to sockets: long work for a thread that only looks whether there is any.
-            tokio::task::yield_now().await;
-        }
         // All at once or none: whoever waits for memory holds none.
         let want = count.min(self.options.buffers.max(1));
         let memory = self.memory.clone().acquire_many_owned(want as u32);
