@@ -178,8 +178,8 @@ impl Feed {
 }
 
 impl Node {
-    /// Waits until an answer may be given: until no cache but that of its own session can still show what was before. Leaders only; the state that the answer shows was
-    /// read or changed in this leadership.
+    /// Waits until an answer may be given: until no cache but that of its own session can still show what was before.
+    /// Leaders only; the state that the answer shows was read or changed in this leadership.
     pub(crate) async fn settle(&self, shows: Shows, deadline: Instant) -> Result<(), Error> {
         self.begin_term(deadline).await?;
         match self.feed.settled(&self.env.clock, shows, deadline).await {
