@@ -79,6 +79,22 @@ bugs! {
     IgnoreDelegations = "ignore-delegations",
     /// What was done behind a delegation counts after its end.
     TellUnfenced = "tell-unfenced",
+    /// What one file lost is told to whoever asks first.
+    OneErrorForAll = "one-error-for-all",
+    /// After a change that was refused the rest of what was done behind a delegation takes effect.
+    BatchGoesOn = "batch-goes-on",
+    /// A version that was lost is given to other content.
+    VersionReused = "version-reused",
+    /// A delegation ends after a short silence although its holder has changes that the cluster does not know.
+    DirtyRevoked = "dirty-revoked",
+    /// Open files are not registered again with the session that replaces a lost one.
+    HandleNotRegisteredAgain = "handle-not-registered-again",
+    /// Who lost a lock with its session goes on as if it had it.
+    LostLockUnnoticed = "lost-lock-unnoticed",
+    /// A new leader counts the age of each session from its own beginning.
+    SessionAgeReset = "session-age-reset",
+    /// A commit in doubt is made again over whatever the file is by then.
+    RecommitWithoutVersion = "recommit-without-version",
 }
 
 /// Which one is planted: its place in [`Bug::ALL`] plus one.
