@@ -194,6 +194,7 @@ pub(crate) fn of_fs(error: &FsError) -> (Exit, &'static str) {
         FsError::Stale { .. } => of_kind(Kind::Conflict),
         FsError::NoSession
         | FsError::Fenced
+        | FsError::Skipped
         | FsError::Delegated { .. }
         | FsError::WindowExceeded
         | FsError::BlocksRefused(_) => of_kind(Kind::Busy),

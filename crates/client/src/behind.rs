@@ -10,8 +10,10 @@
 //! done or answered here without the lease of the cache. What waits is bounded, in number and in bytes.
 //!
 //! Reading order: `holdings` (what is held, pure), `plan` (what can be done with it), `queue` (what is to be told,
-//! pure), `heat` (which directories are worth it), `route` (changes and questions), `fill` (files in blocks), `take`, `tell`.
+//! pure), `heat` (which directories are worth it), `activity` (whether the leader must wait for this client),
+//! `route` (changes and questions), `fill` (files in blocks), `take`, `tell`.
 
+mod activity;
 mod fill;
 mod heat;
 mod holdings;
@@ -26,13 +28,15 @@ pub(crate) use tell::run;
 
 use crate::client::Client;
 use crate::error::{ClientError, Result};
-use everhold_proto::fs::{Attr, Behind as Then, ChangeKind, ChangeRecord, FsOp, Name};
+use crate::losses::Losses;
+use everhold_proto::fs::{Attr, ChangeKind, ChangeRecord, FsOp, Name};
 use everhold_proto::rpc::Followed;
-use everhold_proto::{InodeId, SessionId};
+use everhold_proto::{InodeId, Kind, SessionId};
 use heat::Heat;
 use holdings::Holdings;
 use parking_lot::Mutex;
-use queue::Queue;
+use activity::Activity;
+use queue::{Bears, Lost, Queue};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock, Semaphore};
@@ -54,6 +58,8 @@ pub(crate) struct Behind {
     gate: RwLock<()>,
     /// Held while numbers are asked for.
     reserving: tokio::sync::Mutex<()>,
+    /// Held while the leader is told that changes begin.
+    announcing: tokio::sync::Mutex<()>,
     /// Files whose blocks are written.
     filling: Semaphore,
 }
@@ -63,10 +69,9 @@ struct State {
     holdings: Holdings,
     queue: Queue,
     heat: Heat,
+    activity: Activity,
     /// Raised when anything may have been lost that is being taken just now.
     disturbed: u64,
-    /// What was done and cannot be told any more: the next one who asks for durability hears of it.
-    lost: Option<ClientError>,
 }
 
 impl Behind {
@@ -76,8 +81,8 @@ impl Behind {
             holdings: Holdings::new(SessionId(0)),
             queue: Queue::default(),
             heat: Heat::default(),
+            activity: Activity::default(),
             disturbed: 0,
-            lost: None,
         };
         Behind {
             state: Mutex::new(state),
@@ -85,26 +90,38 @@ impl Behind {
             work: Notify::new(),
             gate: RwLock::new(()),
             reserving: tokio::sync::Mutex::default(),
+            announcing: tokio::sync::Mutex::default(),
             filling: Semaphore::new(fill::FILES_MAX),
         }
     }
 
     /// Another session was opened: what the one before held is gone, and what it did not tell is lost.
-    pub(crate) fn session_opened(&self, session: SessionId) {
+    pub(crate) fn session_opened(&self, session: SessionId, losses: &Losses) -> Lost {
         let mut state = self.state.lock();
-        let untold = state.queue.lose();
-        if untold > 0 {
+        let lost = state.queue.lose_all();
+        if lost.changes > 0 {
             tracing::error!(
-                changes = untold,
+                changes = lost.changes,
+                first = lost.first,
                 "the session ended before all of its changes were told"
             );
-            state.lost = Some(FsLost::session());
+            let text = "changes were lost: the client was cut off from the cluster until its session ended";
+            losses.add(lost.inodes.iter().copied(), &ClientError::new(Kind::Fenced, text));
         }
         state.session = session;
         state.holdings = Holdings::new(session);
+        state.activity = Activity::default();
         state.disturbed += 1;
         drop(state);
         self.told.notify_waiters();
+        lost
+    }
+
+    /// What the leader may know of this client: whether it has changes to tell, or may have some any moment.
+    pub(crate) fn activity(&self, now: Instant) -> u64 {
+        let mut state = self.state.lock();
+        let is_idle = state.queue.is_empty();
+        state.activity.report(is_idle, now)
     }
 
     /// What the feed says: which directories are called back, and what somebody else changed all the same.
@@ -176,16 +193,17 @@ pub(crate) enum Peeked {
 }
 
 impl State {
-    /// Notes that a change was made here, and is to be told.
-    fn push(&mut self, op: FsOp, then: Option<Then>, touched: Vec<InodeId>, now: Instant) -> u64 {
-        self.queue.push(op, then, touched, now)
-    }
-
     /// Nothing more is done behind a directory; it is given back after what was done.
     fn give_back(&mut self, inode: InodeId, now: Instant) {
+        self.give_back_after(inode, false, now);
+    }
+
+    /// The same; `lost`: some of what was done behind it will not be told.
+    fn give_back_after(&mut self, inode: InodeId, lost: bool, now: Instant) {
         self.holdings.drop_directory(inode);
-        if !self.queue.gives_back(inode) {
-            self.push(FsOp::Undelegate { inode }, None, vec![inode], now);
+        if lost || !self.queue.gives_back(inode) {
+            let bears = Bears { on: vec![inode], within: Vec::new() };
+            self.queue.push(FsOp::Undelegate { inode, lost }, None, bears, now);
         }
     }
 
@@ -212,22 +230,26 @@ impl State {
         self.holdings.forget(record.inode);
     }
 
-    /// Changes were lost that were answered already.
-    fn lose(&mut self, error: ClientError, now: Instant) {
-        self.lost = Some(error);
-        // What is held may not be what the replicas have any more.
-        self.give_back_all(now);
-    }
-}
-
-/// Words for what was lost.
-struct FsLost;
-
-impl FsLost {
-    fn session() -> ClientError {
-        let text =
-            "changes were lost: the client was cut off from the cluster until its session ended";
-        ClientError::new(everhold_proto::Kind::Fenced, text)
+    /// The first change that waits cannot be told: it is lost, with all that depends on it. What is held of these is
+    /// not what the replicas have, and is given back.
+    fn lose_first(&mut self, error: ClientError, losses: &Losses, now: Instant) -> Lost {
+        let lost = self.queue.lose_first();
+        tracing::error!(
+            changes = lost.changes,
+            first = lost.first,
+            %error,
+            "changes that were answered were lost"
+        );
+        losses.add(lost.inodes.iter().copied(), &error);
+        self.disturbed += 1;
+        for inode in &lost.broken {
+            // It may be held no more here, and by the replicas all the same.
+            if self.holdings.has(*inode) || lost.directories.contains(inode) {
+                self.give_back_after(*inode, true, now);
+            }
+            self.holdings.forget(*inode);
+        }
+        lost
     }
 }
 
@@ -248,20 +270,49 @@ impl Client {
     pub async fn settle(self: &Arc<Self>, inode: InodeId) -> Result<()> {
         let Some(behind) = &self.behind else { return Ok(()) };
         let last = behind.state.lock().queue.last(&[inode]);
-        self.settled(behind, last).await
+        self.told(behind, last).await?;
+        self.losses.take(inode)
     }
 
     /// The same for everything that this client did.
     pub async fn settle_all(self: &Arc<Self>) -> Result<()> {
         let Some(behind) = &self.behind else { return Ok(()) };
         let last = behind.state.lock().queue.newest();
-        self.settled(behind, last).await
+        self.told(behind, last).await?;
+        self.losses.take_any()
     }
 
-    async fn settled(&self, behind: &Behind, last: Option<u64>) -> Result<()> {
-        if let Some(last) = last {
-            behind.until_told(&self.env.clock, last, self.deadline()).await?;
+    /// Waits until nothing that this client did to an inode is still to be told. What of it was lost is in
+    /// [`Client::losses`] by then.
+    pub async fn until_settled(self: &Arc<Self>, inode: InodeId) -> Result<()> {
+        let Some(behind) = &self.behind else { return Ok(()) };
+        let last = behind.state.lock().queue.last(&[inode]);
+        self.told(behind, last).await
+    }
+
+    /// What this client lost after it had been answered.
+    pub fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
+    async fn told(&self, behind: &Behind, last: Option<u64>) -> Result<()> {
+        match last {
+            Some(last) => behind.until_told(&self.env.clock, last, self.deadline()).await,
+            None => Ok(()),
         }
-        behind.state.lock().lost.take().map_or(Ok(()), Err)
+    }
+
+    /// Lets whoever keeps copies forget what was lost.
+    pub(crate) fn forget_lost(&self, lost: Lost) {
+        let hook = self.cache.as_ref().and_then(|cache| cache.hook());
+        let Some(hook) = hook.filter(|_| lost.changes > 0) else { return };
+        let tasks = self.env.tasks.clone();
+        self.env.tasks.detach(async move {
+            let forget = move || {
+                lost.inodes.iter().for_each(|inode| hook.inode(*inode, true));
+                lost.names.iter().for_each(|(parent, name)| hook.entry(*parent, name));
+            };
+            tasks.blocking(forget).await;
+        });
     }
 }

@@ -91,6 +91,11 @@ impl Cache {
         }
     }
 
+    /// Who is told what the cache forgets.
+    pub(crate) fn hook(&self) -> Option<Arc<dyn Invalidate>> {
+        self.hook.get().cloned()
+    }
+
     /// Nothing is answered from here on.
     pub(crate) fn close(&self) {
         self.held.lock().close();

@@ -6,12 +6,14 @@ use crate::cache::{self, Cache};
 use crate::error::{ClientError, Result};
 use crate::file::Dirty;
 use crate::health::{Budget, Peers};
+use crate::losses::Losses;
 use crate::meta::{Combiner, Doubt, View};
+use crate::presence::{self, Presence};
 use crate::session::Session;
 use crate::stats::{Stats, StatsSnapshot};
 use crate::wire::{Identity, Wire};
 use arc_swap::ArcSwap;
-use everhold_env::{Env, Task};
+use everhold_env::{Env, Listener, Task};
 use everhold_proto::fs::{FsAnswer, FsOp, FsQuery, FsReply, Owner};
 use everhold_proto::map::ClusterMap;
 use everhold_proto::rpc::{
@@ -107,6 +109,10 @@ pub struct Client {
     pub(crate) cache: Option<Arc<Cache>>,
     /// With `write_behind`.
     pub(crate) behind: Option<Arc<Behind>>,
+    /// With `write_behind`.
+    pub(crate) presence: Presence,
+    /// What was lost after it had been answered.
+    pub(crate) losses: Losses,
     /// Memory of blocks on their way, in blocks.
     pub(crate) memory: Arc<Semaphore>,
     /// Bytes in open files that are not committed.
@@ -136,6 +142,8 @@ impl Client {
             peers: Peers::new(env.entropy.clone(), options.protected),
             memory: Arc::new(Semaphore::new(options.buffers.max(1))),
             dirty: Dirty::default(),
+            losses: Losses::default(),
+            presence: Presence::default(),
             view: View::new(seeds.to_vec()),
             budget: Budget::default(),
             stats: Stats::default(),
@@ -157,8 +165,12 @@ impl Client {
         client.learn_cluster(deadline).await?;
         client.renew_every = client.open_session(deadline).await? / RENEWALS_PER_TTL;
         client.first_map(deadline).await?;
+        let listener = match &client.behind {
+            Some(_) => client.presence.begin(&client.env.net).await,
+            None => None,
+        };
         let client = Arc::new(client);
-        client.start_background();
+        client.start_background(listener);
         Ok(client)
     }
 
@@ -248,7 +260,8 @@ impl Client {
         let opened = self.ask_leader(&open, deadline, &mut Doubt::default()).await?;
         self.session.store(Arc::new(Session::new(opened.session)));
         if let Some(behind) = &self.behind {
-            behind.session_opened(opened.session);
+            let lost = behind.session_opened(opened.session, &self.losses);
+            self.forget_lost(lost);
         }
         self.stats.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Duration::from_millis(opened.ttl_ms.max(1000)))
@@ -296,7 +309,7 @@ impl Client {
         Ok(())
     }
 
-    fn start_background(self: &Arc<Self>) {
+    fn start_background(self: &Arc<Self>, listener: Option<Listener>) {
         let every = |period: Duration, work: fn(Arc<Client>) -> Work| {
             let (weak, clock) = (Arc::downgrade(self), self.env.clock);
             self.env.tasks.spawn(async move {
@@ -320,6 +333,9 @@ impl Client {
         if let Some(behind) = &self.behind {
             let told = behind::run(Arc::downgrade(self), behind.clone());
             background.push(self.env.tasks.spawn(told));
+        }
+        if let Some(listener) = listener {
+            background.push(self.env.tasks.spawn(presence::run(listener, self.env.clock)));
         }
         *self.background.lock() = background;
     }

@@ -1,6 +1,7 @@
 //! Calls to the metadata leader: who leads, trying again until the deadline, and gathering concurrent
 //! requests into batches.
 
+mod blocked;
 mod combine;
 mod execute;
 mod leader;

@@ -2,7 +2,7 @@
 //! an entry that is there all the time is given exactly once.
 
 use crate::failure::Outcome;
-use everhold_client::Client;
+use everhold_client::{Client, LossMark};
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, Name};
 use everhold_proto::limits::PAGE_ENTRIES_MAX;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 /// An open directory.
 pub(crate) struct Dir {
     pub(crate) inode: InodeId,
+    /// What of the directory's losses its program was told.
+    pub(crate) told: LossMark,
     stream: tokio::sync::Mutex<Stream>,
 }
 
@@ -30,8 +32,8 @@ pub(crate) struct Stream {
 }
 
 impl Dir {
-    pub(crate) fn new(inode: InodeId) -> Self {
-        Dir { inode, stream: tokio::sync::Mutex::default() }
+    pub(crate) fn new(inode: InodeId, told: LossMark) -> Self {
+        Dir { inode, told, stream: tokio::sync::Mutex::default() }
     }
 
     /// The stream at `position`. Requests for one directory handle are answered one at a time.

@@ -76,6 +76,7 @@ fn of_tree(e: &FsError) -> Errno {
         | FsError::Fenced
         | FsError::NoSession
         | FsError::MaybeApplied
+        | FsError::Skipped
         | FsError::WindowExceeded => Errno::EIO,
     }
 }

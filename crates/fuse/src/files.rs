@@ -3,7 +3,7 @@
 //! An opening that lasts is registered with the cluster, so that the file outlives its last name. Most do
 //! not last, and cost the cluster nothing.
 
-use everhold_client::{Client, OpenFile};
+use everhold_client::{Client, LossMark, OpenFile};
 use everhold_proto::fs::Attr;
 use everhold_proto::{InodeId, SessionId};
 use parking_lot::Mutex;
@@ -23,6 +23,8 @@ pub(crate) struct Handle {
     pub(crate) file: Arc<OpenFile>,
     /// Each write is committed and each read is of the newest version.
     pub(crate) strict: bool,
+    /// What of the file's losses its program was told.
+    pub(crate) told: LossMark,
 }
 
 /// All open files of a mount.
@@ -92,8 +94,9 @@ impl Files {
         self.inner.lock().by_inode.values().for_each(|opened| opened.file.changed());
     }
 
-    /// A new handle. `file` is what [`Files::of_or_new`] gave; another opening may have been faster.
-    pub(crate) fn open(&self, file: Arc<OpenFile>, strict: bool) -> u64 {
+    /// A new handle. `file` is what [`Files::of_or_new`] gave; another opening may have been faster. `told` is from before
+    /// the opening began.
+    pub(crate) fn open(&self, file: Arc<OpenFile>, strict: bool, told: LossMark) -> u64 {
         let mut inner = self.inner.lock();
         let opened = inner.by_inode.entry(file.inode()).or_insert_with(|| Opened {
             file,
@@ -102,7 +105,7 @@ impl Files {
             registered: false,
         });
         opened.handles += 1;
-        let handle = Handle { file: opened.file.clone(), strict };
+        let handle = Handle { file: opened.file.clone(), strict, told };
         inner.next += 1;
         let number = inner.next;
         inner.handles.insert(number, Arc::new(handle));

@@ -400,12 +400,12 @@ impl Filesystem for Kernel {
     fn fsyncdir(
         &self,
         _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
+        _ino: INodeNo,
+        fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_empty(Op::Fsync, reply, |edge| edge.fsyncdir(convert::inode(ino)));
+        self.serve_empty(Op::Fsync, reply, |edge| edge.fsyncdir(fh.0));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -3,6 +3,8 @@
 //! **Invariant:** a request number below the session's `acked_below` is never executed, one that has a
 //! kept answer gets that answer, and one too far ahead is refused: so the answers kept for a session
 //! are at most its window, and no request takes effect twice.
+//!
+//! **Invariant:** of chained requests a prefix takes effect: after the first one that fails none is carried out.
 
 use crate::delegations::Rule;
 use crate::numbers;
@@ -28,7 +30,7 @@ pub struct Executed {
     pub has_repeated: bool,
 }
 
-/// Carries out a batch. A failed request changes nothing but its own kept answer. `Err` only when the store failed.
+/// Carries out a batch. A failed request changes nothing but its own kept answer, and one that was skipped has none. `Err` only when the store failed.
 pub fn apply(ctx: &mut Apply<'_>, batch: &SessionBatch) -> KvResult<Executed> {
     let id = batch.session;
     let mut has_repeated = false;
@@ -37,14 +39,18 @@ pub fn apply(ctx: &mut Apply<'_>, batch: &SessionBatch) -> KvResult<Executed> {
         return Ok(Executed { results, has_repeated });
     };
     let numbers = session.numbers.clone();
-    let answer = |(i, request)| {
-        if i < BATCH_OPS_MAX {
-            execute(ctx, id, &mut session, request, &mut has_repeated)
-        } else {
-            Ok(Err(FsError::WindowExceeded))
-        }
-    };
-    let results = batch.requests.iter().enumerate().map(answer).collect::<KvResult<_>>()?;
+    let mut results = Vec::with_capacity(batch.requests.len());
+    let mut chain_ended = false;
+    for (i, request) in batch.requests.iter().enumerate() {
+        let answer = match request.chained && chain_ended {
+            _ if i >= BATCH_OPS_MAX => Err(FsError::WindowExceeded),
+            true => Err(FsError::Skipped),
+            false => execute(ctx, id, &mut session, request, &mut has_repeated)?,
+        };
+        let ends = request.chained && answer.is_err() && !planted::has(Bug::BatchGoesOn);
+        chain_ended |= ends;
+        results.push(answer);
+    }
     if session.numbers != numbers {
         put_row(ctx.kv, &tables::session(id), &session)?;
     }

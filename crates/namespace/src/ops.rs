@@ -54,7 +54,7 @@ pub(crate) fn perform(tree: &mut Tree<'_, '_>, op: &FsOp) -> Outcome<FsReply> {
         FsOp::Open { inode } => handles::open(tree, *inode),
         FsOp::Release { inode } => handles::release(tree, *inode),
         FsOp::Delegate { inode } => delegate::give(tree, *inode),
-        FsOp::Undelegate { inode } => delegate::take_back(tree, *inode),
+        FsOp::Undelegate { inode, lost } => delegate::take_back(tree, *inode, *lost),
         // Of the session's row, not of the tree: see `execute`.
         FsOp::Reserve { .. } => Err(everhold_proto::fs::FsError::Invalid.into()),
         FsOp::CloneRange { source, source_offset, length, target, target_offset } => {

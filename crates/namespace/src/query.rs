@@ -39,6 +39,15 @@ struct View<'a> {
     asker: Asker,
 }
 
+impl View<'_> {
+    fn session(self) -> Option<SessionId> {
+        match self.asker {
+            Asker::Owner => None,
+            Asker::Session(session) => session,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Asker {
     /// Of the state itself.
@@ -101,19 +110,29 @@ fn page(limit: u32) -> usize {
 }
 
 fn load(view: View<'_>, inode: InodeId) -> Outcome<InodeRow> {
-    let row = rows::get_inode(view.kv, inode)?.ok_or(FsError::NotFound)?;
+    let mut row = rows::get_inode(view.kv, inode)?.ok_or(FsError::NotFound)?;
+    let held = delegations::held(view.kv, inode, &row, view.session())?;
     if let Asker::Session(asker) = view.asker {
-        delegations::respect(view.kv, inode, &row, asker)?;
+        delegations::respect(&held, asker)?;
     }
+    held.settle(&mut row);
     Ok(row)
 }
 
 /// What a directory that was looked at holds: only directories may be held by somebody else than it is.
-fn load_child(view: View<'_>, child: DentryRow) -> Outcome<InodeRow> {
-    match child.kind {
-        FileKind::Directory => load(view, child.inode),
-        _ => Ok(rows::get_inode(view.kv, child.inode)?.ok_or(FsError::NotFound)?),
+fn load_child(
+    view: View<'_>,
+    (parent, in_parent): (InodeId, &delegations::Held),
+    child: DentryRow,
+) -> Outcome<InodeRow> {
+    if child.kind == FileKind::Directory {
+        return load(view, child.inode);
     }
+    let mut row = rows::get_inode(view.kv, child.inode)?.ok_or(FsError::NotFound)?;
+    if row.parent == parent {
+        in_parent.settle(&mut row);
+    }
+    Ok(row)
 }
 
 fn directory(view: View<'_>, inode: InodeId) -> Outcome<InodeRow> {
@@ -127,7 +146,8 @@ fn read_directory(
     after: Option<&Name>,
     limit: usize,
 ) -> Outcome<FsAnswer> {
-    directory(view, inode)?;
+    let row = directory(view, inode)?;
+    let held = delegations::held_in(view.kv, inode, &row, view.session())?;
     let prefix = rows::dentries_of(inode);
     let from = match after {
         Some(name) => [rows::dentry(inode, name), vec![0]].concat(),
@@ -141,7 +161,7 @@ fn read_directory(
     found.truncate(limit);
     let entries = found
         .into_iter()
-        .map(|(name, row)| Ok((name, load_child(view, row)?.attr(row.inode))))
+        .map(|(name, row)| Ok((name, load_child(view, (inode, &held), row)?.attr(row.inode))))
         .collect::<Outcome<_>>()?;
     Ok(FsAnswer::Entries { entries, more })
 }

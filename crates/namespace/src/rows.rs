@@ -8,9 +8,15 @@ use everhold_proto::fs::{
 };
 use everhold_proto::ids::*;
 use everhold_proto::kv::{KvRead, KvResult, get_row};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::tables::{Key, Table};
 use everhold_proto::units::Timestamp;
 use serde::{Deserialize, Serialize};
+
+/// Versions are numbers of which the part above these bits is raised when some may be lost.
+const VERSIONS_BITS: u32 = 24;
+/// A client holds far fewer changes than this that it has not told.
+const VERSIONS_LOST_MAX: u64 = 1 << 20;
 
 /// An inode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +53,9 @@ pub(crate) struct InodeRow {
     /// Which fork serves which range of a file, ascending, the first from 0. Empty: the fork with the
     /// inode's own number serves all. No extent crosses the border of two segments.
     pub(crate) segments: Vec<Segment>,
+    /// Of a directory: how often a delegation of it ended although its holder may have had changes that were never
+    /// told. Of anything else: how many of those of its directory `version` takes account of.
+    pub(crate) fences: u32,
 }
 
 /// From this offset to the next segment's, the file's extents are those of a fork.
@@ -59,6 +68,22 @@ pub(crate) struct Segment {
 impl InodeRow {
     pub(crate) fn is_directory(&self) -> bool {
         self.kind == FileKind::Directory
+    }
+
+    /// A delegation of this directory ended although its holder may have had changes that were never told.
+    pub(crate) fn fence(&mut self) {
+        self.fences = self.fences.wrapping_add(1);
+        self.skip_versions(1);
+    }
+
+    /// The version is of a directory in which so many delegations ended since in that way: those that were given
+    /// behind them and never told are skipped, so that none of them ever stands for other content.
+    pub(crate) fn skip_versions(&mut self, fences: u32) {
+        if !planted::has(Bug::VersionReused) {
+            let lost = self.version.saturating_add(VERSIONS_LOST_MAX);
+            let epoch = (lost >> VERSIONS_BITS).saturating_add(fences.into());
+            self.version = if fences == 0 { self.version } else { epoch << VERSIONS_BITS };
+        }
     }
 
     /// The attributes that clients see.

@@ -224,6 +224,7 @@ impl InodeRow {
             delegate: None,
             target: Bytes::new(),
             segments: Vec::new(),
+            fences: 0,
         }
     }
 }

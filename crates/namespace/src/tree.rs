@@ -121,6 +121,7 @@ fn new_row(kind: FileKind, owner: Owner, now: Timestamp) -> InodeRow {
         target: Bytes::new(),
         delegate: None,
         segments: Vec::new(),
+        fences: 0,
     }
 }
 
@@ -136,8 +137,10 @@ impl Tree<'_, '_> {
 
     fn load_by(&mut self, rule: Rule, id: InodeId) -> Outcome<&mut Loaded> {
         if !self.inodes.contains_key(&id) {
-            let row = rows::get_inode(&*self.ctx.kv, id)?.ok_or(FsError::NotFound)?;
-            delegations::judge(&*self.ctx.kv, id, &row, rule, self.grant.session)?;
+            let mut row = rows::get_inode(&*self.ctx.kv, id)?.ok_or(FsError::NotFound)?;
+            let held = delegations::held(&*self.ctx.kv, id, &row, Some(self.grant.session))?;
+            delegations::judge(&row, &held, rule, self.grant.session)?;
+            held.settle(&mut row);
             self.inodes.insert(id, Loaded { row, dirty: false });
         }
         Ok(self.inodes.get_mut(&id).expect("loaded above"))
@@ -207,6 +210,17 @@ impl Tree<'_, '_> {
         }
     }
 
+    /// Puts an inode that is loaded into a directory, which has its only name.
+    pub(crate) fn place(&mut self, id: InodeId, parent: InodeId) -> Outcome<()> {
+        let fences = self.inode(parent)?.fences;
+        let row = self.inode_mut(id)?;
+        row.parent = parent;
+        if !row.is_directory() {
+            row.fences = fences;
+        }
+        Ok(())
+    }
+
     /// What a name of a directory stands for.
     pub(crate) fn lookup(&mut self, parent: InodeId, name: &Name) -> Outcome<Option<DentryRow>> {
         self.directory(parent)?;
@@ -237,6 +251,9 @@ impl Tree<'_, '_> {
             row.delegate = (self.grant.rule == Rule::Need).then_some(self.grant.session);
         }
         row.parent = parent;
+        if kind != FileKind::Directory {
+            row.fences = self.inode(parent)?.fences;
+        }
         let set_aside = self.grant.number.take();
         let id = set_aside.unwrap_or_else(|| InodeId(self.next_number()));
         self.ctx.header.inodes += 1;

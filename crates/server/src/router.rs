@@ -13,7 +13,7 @@ use everhold_consensus::RaftRpc;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::limits::RPC_BYTES_MAX;
 use everhold_proto::rpc::{
-    self, AddDisk, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents,
+    self, AddDisk, Announce, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents,
     GetMap, GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT,
     Heartbeat, Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX,
     ReadChanges, Rebalance, RegisterDisk, RegisterNode, RemoveDisk, RenewSession, ReportBad,
@@ -43,7 +43,7 @@ impl Handler for Node {
         let encoding = Encoding::of(request.headers());
         let result = match deadline(request.headers(), self.env.clock.now()) {
             Ok(deadline) => {
-                let call = CallContext::over(connection.number, deadline);
+                let call = CallContext::over(&connection, deadline);
                 let routed = route(&self, request, &call, encoding);
                 self.env.clock.until(deadline + GRACE, routed).await.unwrap_or_else(|_| {
                     Err(Error::new(Kind::MaybeApplied, "the call did not end in time"))
@@ -120,6 +120,7 @@ async fn unary(
         OpenSession,
         RenewSession,
         EndSession,
+        Announce,
         Execute,
         Query,
         ReadChanges,

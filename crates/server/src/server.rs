@@ -215,6 +215,7 @@ async fn assemble(
         registration.set_node(node);
     }
     let uuid = file.uuid().ok_or_else(|| directory.error("node.json: uuid is malformed"))?;
+    let feed = Feed::new(env.clock.now());
     Ok(Arc::new(Node {
         gates: Gates::new(&env, &config),
         env,
@@ -234,7 +235,7 @@ async fn assemble(
         observations: control::Observations::new(),
         leader: LeaderHint::knowing(known),
         log_time: LogTime::default(),
-        feed: Feed::default(),
+        feed,
         registration,
         signals: Signals::default(),
         reach: Reach::default(),

@@ -15,10 +15,12 @@ pub(crate) use pages::{health_page, metrics_page, status_page};
 
 use crate::node::Node;
 use everhold_client::Place;
+use crate::http::Connection;
 use everhold_proto::Error;
 use everhold_proto::rpc::Rpc;
 use parking_lot::Mutex;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -44,6 +46,8 @@ pub(crate) struct CallContext {
     pub(crate) deadline: Instant,
     /// Number of the connection; `None` for this node's own calls.
     pub(crate) connection: Option<u64>,
+    /// Who calls; `None` for this node's own calls.
+    pub(crate) peer: Option<IpAddr>,
     /// Its place among the calls that are admitted.
     place: Mutex<Option<Held>>,
 }
@@ -59,12 +63,13 @@ pub(crate) enum Held {
 impl CallContext {
     /// A call of this node to itself.
     pub(crate) fn local(deadline: Instant) -> Self {
-        CallContext { deadline, connection: None, place: Mutex::default() }
+        CallContext { deadline, connection: None, peer: None, place: Mutex::default() }
     }
 
     /// A call that came over a connection.
-    pub(crate) fn over(connection: u64, deadline: Instant) -> Self {
-        CallContext { connection: Some(connection), ..CallContext::local(deadline) }
+    pub(crate) fn over(connection: &Connection, deadline: Instant) -> Self {
+        let (number, peer) = (Some(connection.number), Some(connection.peer));
+        CallContext { connection: number, peer, ..CallContext::local(deadline) }
     }
 
     /// It was admitted: it keeps the place to its end, or until it gives it back.

@@ -2,7 +2,7 @@
 //! blocks are written meanwhile. Nothing after it is told before that.
 
 use super::holdings::Done;
-use super::{Behind, State};
+use super::Behind;
 use crate::blocks::{Part, Written};
 use crate::client::Client;
 use crate::error::Result;
@@ -22,7 +22,7 @@ pub(super) const FILES_MAX: usize = 16;
 /// Bytes of one file: a larger one is bound by its blocks anyway, and its writer can as well wait for them.
 const BYTES_MAX: usize = 8 << 20;
 /// Between tries to write the blocks of one file.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// The commit of blocks that were written.
 pub(crate) type Make = Box<dyn Fn(Content) -> FsOp + Send + Sync>;
@@ -32,6 +32,8 @@ pub(crate) struct Rewrite {
     pub(crate) policy: PolicyId,
     pub(crate) written: Vec<Written>,
     pub(crate) make: Make,
+    /// How often they were written anew already.
+    pub(crate) rounds: usize,
 }
 
 /// What an empty file is to be filled with.
@@ -53,6 +55,12 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// What was written, to be written again.
+    pub(super) fn of(written: &Written) -> Self {
+        let (offset, bytes, parts) = (written.offset, written.data.clone(), written.parts.clone());
+        Block { offset, bytes, parts }
+    }
+
     /// Bytes that it keeps from others.
     fn memory(&self) -> usize {
         match self.bytes.len() {
@@ -80,16 +88,17 @@ impl Behind {
         }
         let now = client.env.clock.now();
         let mut state = self.state.lock();
-        if !client.holds_at(now) {
+        if !client.holds_at(now) || !state.activity.is_active() {
             return Err(filling);
         }
         let (size, allocated, at) = (filling.size, filling.allocated, client.env.clock.wall());
         let Some(done) = state.holdings.fill(inode, size, allocated, at) else {
             return Err(filling);
         };
-        let Done { reply, then, touched } = done;
+        let Done { reply, then, bears } = done;
         let FsReply::Attr(attr) = reply else { unreachable!("a fill answers with attributes") };
-        let number = state.queue.push_writing(bytes, then, touched, now);
+        state.activity.changed(now);
+        let number = state.queue.push_writing(bytes, then, bears, now);
         let session = state.session;
         drop(state);
         let (behind, weak) = (self.clone(), Arc::downgrade(client));
@@ -116,7 +125,7 @@ impl Behind {
             if client.session_id() != session {
                 return; // what waits was lost with the session
             }
-            match write_all(&client, &filling).await {
+            match write_all(&client, filling.policy, &filling.blocks).await {
                 Ok(written) => break Ok(written),
                 Err(e) if e.fs().is_some() => break Err(e),
                 Err(e) => {
@@ -126,7 +135,7 @@ impl Behind {
             }
         };
         let Filling { policy, make, .. } = filling;
-        let result = result.map(|written| Rewrite { policy, written, make });
+        let result = result.map(|written| Rewrite { policy, written, make, rounds: 0 });
         let mut state = self.state.lock();
         if state.session == session {
             state.queue.written(number, result);
@@ -141,22 +150,15 @@ fn has_room(map: &ClusterMap) -> bool {
     map.disks.values().all(|disk| disk.fullness == Fullness::Normal)
 }
 
-async fn write_all(client: &Client, filling: &Filling) -> Result<Vec<Written>> {
+pub(super) async fn write_all(
+    client: &Client,
+    policy: PolicyId,
+    blocks: &[Block],
+) -> Result<Vec<Written>> {
     let deadline = client.deadline();
-    let blocks = filling.blocks.iter().cloned();
-    let writes = blocks.map(|block| client.write_one(filling.policy, block, None, deadline));
+    let blocks = blocks.iter().cloned();
+    let writes = blocks.map(|block| client.write_one(policy, block, None, deadline));
     try_join_all(writes).await
-}
-
-impl State {
-    /// The blocks of the first change that waits could not be written: it is lost.
-    pub(super) fn lose_failed(&mut self, now: Instant) -> bool {
-        let Some((pending, e)) = self.queue.take_failed() else { return false };
-        tracing::error!(inodes = ?pending.touched, error = %e, "written bytes of a new file were lost");
-        self.settle_told(std::slice::from_ref(&pending));
-        self.lose(e, now);
-        true
-    }
 }
 
 #[cfg(test)]

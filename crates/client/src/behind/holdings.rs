@@ -3,7 +3,7 @@
 //! **Invariant:** the row of a held directory and all its names are exactly what the replicas will have when they
 //! are told everything. Of a file in it that holds for what [`Known`] says.
 
-use super::queue::inline_bytes;
+use super::queue::{Bears, inline_bytes};
 use everhold_namespace::Shadow;
 use everhold_proto::fs::{
     Attr, Behind as Then, FileKind, FsAnswer, FsError, FsOp, FsQuery, FsReply, Name,
@@ -48,8 +48,7 @@ pub(super) struct Holdings {
 pub(super) struct Done {
     pub(super) reply: FsReply,
     pub(super) then: Then,
-    /// Inodes that it bears on.
-    pub(super) touched: Vec<InodeId>,
+    pub(super) bears: Bears,
 }
 
 impl Holdings {
@@ -205,6 +204,7 @@ impl Holdings {
         let mut touched = mentioned(op);
         let named = self.named(op);
         touched.extend(named.iter().map(|(inode, _)| *inode));
+        let within = self.directories_of(&touched);
         let reply = self.shadow.perform(op, &then)?;
         if let Some(InodeId(number)) = number {
             self.used(number);
@@ -224,7 +224,19 @@ impl Holdings {
         for (inode, kind) in named {
             self.may_be_gone(inode, kind);
         }
-        Ok(Done { reply, then, touched })
+        Ok(Done { reply, then, bears: Bears { on: touched, within } })
+    }
+
+    /// The directories behind whose delegations files are changed.
+    fn directories_of(&self, inodes: &[InodeId]) -> Vec<InodeId> {
+        let files = inodes.iter().filter(|inode| !self.has(**inode));
+        files.filter_map(|inode| self.parent(*inode)).collect()
+    }
+
+    /// Inodes that an operation names, and those that are known to have the names.
+    pub(super) fn concerned(&self, op: &FsOp) -> Vec<InodeId> {
+        let named = self.named(op).into_iter().map(|(inode, _)| inode);
+        mentioned(op).into_iter().chain(named).collect()
     }
 
     /// An empty file that is known gets content in blocks; `None`: it is not one.
@@ -241,7 +253,8 @@ impl Holdings {
         let attr = self.shadow.fill(inode, size, allocated, at)?;
         self.files.insert(inode, Known::Row);
         let then = Then { at, inode: None };
-        Some(Done { reply: FsReply::Attr(attr), then, touched: vec![inode] })
+        let bears = Bears { on: vec![inode], within: self.directories_of(&[inode]) };
+        Some(Done { reply: FsReply::Attr(attr), then, bears })
     }
 
     /// The cluster has heard of everything about these inodes.
@@ -341,7 +354,7 @@ pub(super) fn mentioned(op: &FsOp) -> Vec<InodeId> {
         | FsOp::Lock { inode, .. }
         | FsOp::Unlock { inode, .. }
         | FsOp::Delegate { inode }
-        | FsOp::Undelegate { inode } => vec![*inode],
+        | FsOp::Undelegate { inode, .. } => vec![*inode],
         FsOp::Reserve { .. } => Vec::new(),
     }
 }

@@ -5,8 +5,10 @@ use super::plan::{Plan, Reply, asked, is_vague};
 use super::{Behind, HELD_MAX, State};
 use crate::client::Client;
 use crate::error::{ClientError, Result, unexpected};
+use crate::meta::Doubt;
 use everhold_env::Clock;
 use everhold_proto::fs::{Attr, FsAnswer, FsError, FsOp, FsQuery, FsReply, Name};
+use everhold_proto::rpc::Announce;
 use everhold_proto::{InodeId, Kind};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -21,6 +23,8 @@ enum Step {
     Ask(Option<u64>),
     Take(InodeId),
     Numbers,
+    /// The leader must know first that changes begin.
+    Announce,
 }
 
 impl Behind {
@@ -42,9 +46,7 @@ impl Behind {
                     return result.map_err(ClientError::Fs);
                 }
                 Step::Ask(wait) => {
-                    if let Some(wait) = wait {
-                        self.until_told(clock, wait, deadline).await?;
-                    }
+                    self.told_for(client, &op, wait, deadline).await?;
                     let from = loses_directory(&op);
                     let result = client.execute_queued(op, deadline).await;
                     if !matches!(result, Err(ClientError::Fs(_))) {
@@ -63,7 +65,32 @@ impl Behind {
                     drop(gate);
                     self.reserve(client, deadline).await?;
                 }
+                Step::Announce => {
+                    drop(gate);
+                    self.announce(client, deadline).await?;
+                }
             }
+        }
+    }
+
+    /// Waits until what the leader must know before a change was told. Fails if some of that was lost: the change would
+    /// take effect without what was done before it.
+    async fn told_for(
+        &self,
+        client: &Client,
+        op: &FsOp,
+        wait: Option<u64>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let Some(wait) = wait else { return Ok(()) };
+        let (mark, concerned) = {
+            let state = self.state.lock();
+            (client.losses.mark(), state.holdings.concerned(op))
+        };
+        self.until_told(&client.env.clock, wait, deadline).await?;
+        match is_vague(op) {
+            true => client.losses.since(&mark, None),
+            false => client.losses.since(&mark, Some(&concerned)),
         }
     }
 
@@ -77,6 +104,7 @@ impl Behind {
         };
         match plan {
             Plan::Here if needs_number(op) && !state.holdings.has_number() => Step::Numbers,
+            Plan::Here if !state.activity.is_active() => Step::Announce,
             Plan::Here => Step::Made(state.make(op, client.env.clock.wall(), now)),
             Plan::Take(directory) => match may_take && state.heat.may_take(directory, now) {
                 true => Step::Take(directory),
@@ -103,6 +131,36 @@ impl Behind {
                 forget.into_iter().for_each(|inode| state.holdings.forget(inode));
                 Step::Ask(wait.max(given_back))
             }
+        }
+    }
+
+    /// Tells the leader that changes begin, so that it does not take what is held when this client falls silent.
+    async fn announce(&self, client: &Arc<Client>, deadline: Instant) -> Result<()> {
+        let _one = client.env.clock.until(deadline, self.announcing.lock()).await?;
+        let (session, activity) = {
+            let state = self.state.lock();
+            if state.activity.is_active() {
+                return Ok(());
+            }
+            (state.session, state.activity.next())
+        };
+        let announce = Announce { session, activity };
+        match client.ask_leader(&announce, deadline, &mut Doubt::default()).await {
+            Ok(()) => {
+                let mut state = self.state.lock();
+                if state.session == session {
+                    state.activity.begin(activity, client.env.clock.now());
+                }
+                Ok(())
+            }
+            Err(e) if e.kind == Kind::NotFound => {
+                let old = client.session();
+                match old.id == session {
+                    true => Ok(client.replace_session(&old, deadline).await?),
+                    false => Ok(()),
+                }
+            }
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -198,7 +256,7 @@ impl Behind {
         Ok(FsAnswer::Entries { entries: complete, more })
     }
 
-    /// Waits until a change was told.
+    /// Waits until a change was told, or is lost.
     pub(super) async fn until_told(
         &self,
         clock: &Clock,
@@ -211,7 +269,7 @@ impl Behind {
             told.as_mut().enable();
             {
                 let mut state = self.state.lock();
-                if state.queue.is_told(number) {
+                if state.queue.is_settled(number) {
                     return Ok(());
                 }
                 state.queue.hurry(number);
@@ -249,8 +307,9 @@ impl State {
         wall: everhold_proto::units::Timestamp,
         now: Instant,
     ) -> Result<FsReply, FsError> {
-        let Done { reply, then, touched } = self.holdings.perform(op, wall)?;
-        self.push(op.clone(), Some(then), touched, now);
+        let Done { reply, then, bears } = self.holdings.perform(op, wall)?;
+        self.activity.changed(now);
+        self.queue.push(op.clone(), Some(then), bears, now);
         if self.holdings.len() > HELD_MAX {
             self.give_back_all(now);
         }
@@ -295,6 +354,7 @@ fn changed_directory(op: &FsOp) -> Option<InodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::losses::Losses;
     use everhold_proto::fs::{FileKind, RenameMode};
     use everhold_proto::units::Timestamp;
     use everhold_proto::{PolicyId, SessionId};
@@ -334,7 +394,7 @@ mod tests {
         ];
         for (op, gone, stays) in [(&removing[0], 10, 11), (&removing[1], 11, 10)] {
             let behind = Behind::new();
-            behind.session_opened(SessionId(1));
+            drop(behind.session_opened(SessionId(1), &Losses::default()));
             for (inode, parent) in [(10, 5), (11, 6)] {
                 behind.state.lock().holdings.take_in(&directory(inode, parent), &[]);
             }

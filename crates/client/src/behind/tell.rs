@@ -1,7 +1,7 @@
 //! Telling the leader what was done: one batch after the other, so that it happens in the same order.
 
-use super::fill::Rewrite;
-use super::queue::{Deed, Pending};
+use super::fill::{self, Block, Rewrite};
+use super::queue::Pending;
 use super::{Behind, State};
 use crate::cache::{Cache, Own, Touched, touched};
 use crate::client::Client;
@@ -10,11 +10,10 @@ use crate::meta::Doubt;
 use crate::session::Session;
 use everhold_proto::fs::{Behind as Then, FsError, FsOp, FsReply, SessionBatch, SessionRequest};
 use everhold_proto::rpc::{Execute, Executed};
-use everhold_proto::{BlockId, Error, InodeId, Kind};
+use everhold_proto::{BlockId, Error, Kind};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// One call is tried for so long before it is looked whether the session still lives; then it is tried again.
 const CALL: Duration = Duration::from_secs(5);
@@ -47,49 +46,80 @@ pub(crate) async fn run(client: Weak<Client>, behind: Arc<Behind>) {
 /// Tells one batch, however long it takes, as long as the session lives.
 async fn tell(client: &Arc<Client>, behind: &Behind) {
     let session = client.session();
-    if behind.state.lock().lose_failed(client.env.clock.now()) {
-        return behind.told.notify_waiters();
-    }
-    let Some(batch) = behind.batch_of(&session) else {
+    let Some(batch) = behind.next(client, &session) else {
         // The session is about to be replaced, and what waits is lost with it.
         return client.env.clock.sleep(PAUSE).await;
     };
     if batch.is_empty() {
-        return; // what could be told was lost meanwhile
+        return; // what was first is lost
     }
-    let Some(mut results) = call(client, &session, batch.clone()).await else { return };
-    let mut rewritten = Vec::new();
-    for index in 0..results.len() {
-        let Err(FsError::BlocksRefused(blocks)) = &results[index] else { continue };
-        let refused = blocks.iter().map(|(id, _)| *id).collect();
-        let Some(rewrite) = behind.rewrite_of(&session, index) else { continue };
-        let again = write_again(client, &session, &batch[index..], rewrite, refused).await;
-        let Some(again) = again else { return };
-        results[index] = again;
-        rewritten.extend(super::holdings::mentioned(&batch[index].0));
+    let Some(results) = call(client, &session, batch).await else { return };
+    let done = results.iter().take_while(|result| result.is_ok()).count();
+    behind.told_in(&session, done);
+    match results.into_iter().nth(done) {
+        None => {}
+        Some(Err(FsError::BlocksRefused(blocks))) => {
+            let refused = blocks.into_iter().map(|(id, _)| id).collect();
+            write_again(client, behind, &session, &refused).await;
+        }
+        Some(Err(FsError::Fenced)) => behind.lose_first(client, &session, fenced()),
+        Some(Err(e)) => behind.lose_first(client, &session, e.into()),
+        Some(Ok(_)) => unreachable!("it is not among those that are done"),
     }
-    let now = client.env.clock.now();
-    let mut state = behind.state.lock();
-    if state.session == session.id {
-        state.told(&results, now);
-        // It was changed more often than is known here.
-        rewritten.into_iter().for_each(|inode| state.holdings.forget(inode));
-    }
-    drop(state);
-    behind.told.notify_waiters();
 }
 
 impl Behind {
-    /// The next batch, if it was done in this session.
-    fn batch_of(&self, session: &Session) -> Option<Vec<(FsOp, Option<Then>)>> {
-        let mut state = self.state.lock();
-        (state.session == session.id).then(|| state.queue.batch())
+    /// The next batch, if it was done in this session. Empty: the first change was lost instead.
+    fn next(&self, client: &Client, session: &Session) -> Option<Vec<(FsOp, Option<Then>)>> {
+        let failed = {
+            let mut state = self.state.lock();
+            if state.session != session.id {
+                return None;
+            }
+            match state.queue.failed() {
+                Some(e) => e.clone(),
+                None => {
+                    let batch = state.queue.batch();
+                    if batch.is_empty() {
+                        state.told(0);
+                        self.told.notify_waiters();
+                    }
+                    return Some(batch);
+                }
+            }
+        };
+        self.lose_first(client, session, failed);
+        Some(Vec::new())
     }
 
-    /// The blocks of a commit that is being told in this session.
-    fn rewrite_of(&self, session: &Session, index: usize) -> Option<Rewrite> {
+    /// So many of the first changes were told.
+    fn told_in(&self, session: &Session, count: usize) {
         let mut state = self.state.lock();
-        if state.session == session.id { state.queue.take_rewrite(index) } else { None }
+        if state.session == session.id {
+            state.told(count);
+        }
+        drop(state);
+        self.told.notify_waiters();
+    }
+
+    /// The first change can never be told.
+    fn lose_first(&self, client: &Client, session: &Session, error: ClientError) {
+        let mut state = self.state.lock();
+        if state.session != session.id {
+            return; // all was lost with the session
+        }
+        let lost = state.lose_first(error, &client.losses, client.env.clock.now());
+        // What is lost waits no more.
+        state.told(0);
+        drop(state);
+        self.told.notify_waiters();
+        client.forget_lost(lost);
+    }
+
+    /// The blocks of the first change, if it is of this session.
+    fn rewrite_of(&self, session: &Session) -> Option<Rewrite> {
+        let mut state = self.state.lock();
+        if state.session == session.id { state.queue.take_rewrite() } else { None }
     }
 }
 
@@ -114,6 +144,7 @@ async fn call(
     let numbered = open.numbers.clone().zip(batch);
     let requests = numbered.map(|(request, (op, behind))| SessionRequest {
         behind,
+        chained: true,
         ..SessionRequest::new(request, op)
     });
     let mut execute = Execute(SessionBatch {
@@ -165,86 +196,58 @@ fn note(cache: &Cache, batch: &SessionBatch, executed: &Executed) {
     cache.made(&Own { first: executed.first, next: executed.next }, &all, &executed.results);
 }
 
-/// Blocks did not count: they are written under other ids, and the commit is made anew, with all that was done to
-/// the same file after it. `None`: the session has ended.
+/// The blocks of the first change did not count: they are written under other ids, however long it takes, and the
+/// change is told anew with all that comes after it.
 async fn write_again(
     client: &Arc<Client>,
+    behind: &Behind,
     session: &Arc<Session>,
-    batch: &[(FsOp, Option<Then>)],
-    rewrite: Rewrite,
-    mut refused: BTreeSet<BlockId>,
-) -> Option<Result<FsReply, FsError>> {
-    let (first, then) = &batch[0];
-    let FsOp::Commit { inode, .. } = first else { return Some(Err(FsError::Invalid)) };
-    let after = batch[1..].iter().filter(|(op, _)| changes_file(op, *inode)).cloned();
-    let after: Vec<_> = after.collect();
-    let Rewrite { policy, mut written, make } = rewrite;
-    for _ in 0..ROUNDS_MAX {
-        let deadline = client.deadline();
-        written = match client.rewrite_refused(policy, written, &refused, deadline).await {
-            Ok(written) => written,
-            Err(e) => {
-                tracing::error!(%inode, error = %e, "refused blocks could not be written again");
-                return Some(Err(FsError::NoSpace));
-            }
-        };
-        let commit = (make(crate::file::content_of(&written)), *then);
-        let again = std::iter::once(commit).chain(after.iter().cloned()).collect();
-        match call(client, session, again).await?.swap_remove(0) {
-            Err(FsError::BlocksRefused(blocks)) => {
-                refused = blocks.into_iter().map(|(id, _)| id).collect();
-            }
-            result => return Some(result),
-        }
+    refused: &BTreeSet<BlockId>,
+) {
+    let Some(Rewrite { policy, written, make, rounds }) = behind.rewrite_of(session) else {
+        let error = FsError::BlocksRefused(Vec::new()).into();
+        return behind.lose_first(client, session, error);
+    };
+    if rounds >= ROUNDS_MAX {
+        let text = "blocks were refused again and again; see `everhold status`";
+        return behind.lose_first(client, session, ClientError::new(Kind::Retry, text));
     }
-    Some(Err(FsError::Invalid))
-}
-
-/// Whether an operation changes a file by its number.
-fn changes_file(op: &FsOp, file: InodeId) -> bool {
-    match op {
-        FsOp::Commit { inode, .. }
-        | FsOp::Punch { inode, .. }
-        | FsOp::SetAttr { inode, .. }
-        | FsOp::SetXattr { inode, .. }
-        | FsOp::RemoveXattr { inode, .. } => *inode == file,
-        _ => false,
+    let blocks: Vec<Block> = written.iter().map(Block::of).collect();
+    let deadline = client.deadline();
+    let mut rewritten = client.rewrite_refused(policy, written, refused, deadline).await;
+    loop {
+        if client.session_id() != session.id {
+            return; // all was lost with the session
+        }
+        match rewritten {
+            Ok(written) => {
+                let rewrite = Rewrite { policy, written, make, rounds: rounds + 1 };
+                let mut state = behind.state.lock();
+                if state.session == session.id {
+                    state.queue.rewritten(rewrite);
+                }
+                return;
+            }
+            Err(e) if e.fs().is_some() => return behind.lose_first(client, session, e),
+            Err(e) => tracing::info!(error = %e, "refused blocks could not be written again yet"),
+        }
+        client.env.clock.sleep(fill::PAUSE).await;
+        rewritten = fill::write_all(client, policy, &blocks).await;
     }
 }
 
 impl State {
-    /// A batch was answered.
-    fn told(&mut self, results: &Results, now: Instant) {
-        let told = self.queue.told();
-        let mut lost = Vec::new();
-        for (pending, result) in told.iter().zip(results) {
-            match result {
-                Ok(_) => {}
-                Err(_) if matches!(pending.deed, Deed::Is(FsOp::Undelegate { .. })) => {}
-                Err(e) => lost.push((pending, e)),
-            }
-        }
-        if let Some((pending, e)) = lost.first() {
-            tracing::error!(
-                changes = lost.len(),
-                first = ?name_of(pending),
-                error = %e,
-                "changes that were answered were lost"
-            );
-            let error = match e {
-                FsError::Fenced => fenced(),
-                e => ClientError::Fs((*e).clone()),
-            };
-            self.lose(error, now);
-        }
+    /// So many of the first changes were told.
+    fn told(&mut self, count: usize) {
+        let told = self.queue.told(count);
         self.settle_told(&told);
     }
 
     /// Nothing waits any more of some inodes that these changes touched.
-    pub(super) fn settle_told(&mut self, told: &[Pending]) {
+    fn settle_told(&mut self, told: &[Pending]) {
         for pending in told {
             let queue = &self.queue;
-            let settled = pending.touched.iter().filter(|inode| queue.last(&[**inode]).is_none());
+            let settled = pending.bears.on.iter().filter(|inode| queue.last(&[**inode]).is_none());
             self.holdings.told(&settled.copied().collect::<Vec<_>>());
         }
     }
@@ -254,11 +257,4 @@ fn fenced() -> ClientError {
     let text =
         "changes were lost: the client was cut off for so long that others went on without it";
     ClientError::new(Kind::Fenced, text)
-}
-
-/// What kind of change it is, for the log.
-fn name_of(pending: &Pending) -> String {
-    let Deed::Is(op) = &pending.deed else { return String::new() };
-    let text = format!("{op:?}");
-    text.split([' ', '{']).next().unwrap_or_default().to_string()
 }

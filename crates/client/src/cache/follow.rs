@@ -54,6 +54,9 @@ async fn round(client: &Arc<Client>, cache: &Arc<Cache>) -> Result<(), Error> {
         acked_below: cursor,
         limit: PAGE_ENTRIES_MAX as u32,
         wait_ms: WAIT.as_millis() as u32,
+        // Without delegations there is nothing that could be lost.
+        activity: client.behind.as_ref().map_or(0, |behind| behind.activity(sent)),
+        presence: client.presence.port(),
     };
     let deadline = sent + ROUND_LIMIT;
     let followed = match client.ask_leader(&request, deadline, &mut Doubt::default()).await {

@@ -5,6 +5,7 @@
 //! error. A read is of one version of the file with everything over it that was written here. Memory is
 //! bounded for each file and for the client.
 
+mod doubt;
 mod flush;
 mod fold;
 mod overlay;
@@ -59,9 +60,8 @@ struct State {
     changes: u64,
     /// When the oldest byte that waits was written.
     dirty_since: Option<Instant>,
-    /// A flush behind the writer's back could never succeed, and its bytes are gone: the next one to write or
-    /// flush is told.
-    lost: Option<ClientError>,
+    /// The version that the file had when this client saw or changed it last, if it did nothing else to it since.
+    version: Option<u64>,
     /// A flush behind the writer takes what waits, or is about to.
     behind: bool,
     /// A flush ended before it had committed what it took.
@@ -91,10 +91,9 @@ impl OpenFile {
         !self.state.lock().overlay.is_empty()
     }
 
-    /// Whether nothing waits for a commit, and nobody has to be told of lost bytes.
+    /// Whether nothing waits for a commit.
     pub fn is_clean(&self) -> bool {
-        let state = self.state.lock();
-        state.overlay.is_empty() && state.lost.is_none()
+        !self.is_dirty()
     }
 
     /// When the oldest byte that waits was written.
@@ -106,12 +105,15 @@ impl OpenFile {
     pub fn changed(&self) {
         let mut state = self.state.lock();
         state.sight = None;
+        state.version = None;
         state.changes += 1;
     }
 
     /// The file was created just now, with these attributes: there is nothing in it to ask for.
     pub fn is_new(&self, attr: &Attr) {
-        self.state.lock().sight = Some(Arc::new(Sight::empty(attr.clone())));
+        let mut state = self.state.lock();
+        state.version = Some(attr.version);
+        state.sight = Some(Arc::new(Sight::empty(attr.clone())));
     }
 
     /// Attributes, with everything committed that was written here.
@@ -123,6 +125,7 @@ impl OpenFile {
     /// The newest attributes are these: what was seen of another version is not used any more.
     pub fn saw(&self, attr: &Attr) {
         let mut state = self.state.lock();
+        state.version = Some(attr.version);
         // Without one, an answer of another version may be on its way.
         if state.sight.as_ref().is_none_or(|sight| sight.attr.version != attr.version) {
             state.sight = None;
@@ -163,9 +166,6 @@ impl OpenFile {
         }
         let (dirty, behind) = {
             let mut state = self.state.lock();
-            if let Some(e) = state.lost.take() {
-                return Err(e);
-            }
             let before = state.overlay.dirty();
             state.overlay.write(offset, data, self.client.wire.buffers());
             state.dirty_since.get_or_insert_with(|| self.client.env.clock.now());
@@ -185,7 +185,9 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Commits everything that was written before the call, and waits until it is durable and seen by all.
+    /// Commits everything that was written before the call, and waits until it is durable and seen by all. Fails also when
+    /// something of the file was lost before and nobody was told; whoever keeps a [`crate::LossMark`] for each opening
+    /// flushes, calls [`Client::until_settled`], and asks [`Client::losses`] instead.
     pub async fn sync(self: &Arc<Self>) -> Result<()> {
         self.flush().await?;
         self.client.settle(self.inode).await

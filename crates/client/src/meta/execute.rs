@@ -69,6 +69,20 @@ impl Client {
         }
     }
 
+    /// Changes that wait for another client, which holds a directory, are tried again each by itself: others must not
+    /// wait with them.
+    fn try_later(self: &Arc<Self>, blocked: Vec<(Waiting<FsOp, FsReply>, FsError)>) {
+        for (waiting, e) in blocked {
+            let client = self.clone();
+            self.env.tasks.detach(async move {
+                let Some(waiting) = client.wait_for_holder(waiting, e).await else { return };
+                if client.executes.push(waiting, client.env.clock.now()) {
+                    client.run_executes().await;
+                }
+            });
+        }
+    }
+
     async fn run_executes(self: Arc<Self>) {
         while let Some(batch) = self.executes.take(self.env.clock.now()) {
             self.run_batch(batch).await;
@@ -118,7 +132,7 @@ impl Client {
 
     /// One batch in one session. Gives back the requests to which the answer was `NoSession`.
     async fn run_round(
-        &self,
+        self: &Arc<Self>,
         session: &Session,
         open: OpenRequests,
         batch: Batch,
@@ -151,7 +165,9 @@ impl Client {
         let waiting = execute.0.requests.into_iter().zip(callers).map(again);
         let error = match result {
             Ok(Executed { results, .. }) if results.len() == waiting.len() => {
-                return settle(waiting.zip(results));
+                let (homeless, blocked) = settle(waiting.zip(results));
+                self.try_later(blocked);
+                return homeless;
             }
             Ok(_) => ClientError::maybe_applied("the leader answered a batch incompletely"),
             Err(e) if doubt.0 => ClientError::maybe_applied(e),
@@ -174,17 +190,25 @@ fn note_own(cache: &Cache, batch: &SessionBatch, result: &Result<Executed, Error
     }
 }
 
+/// Answers whom it can. Gives those that a session which has ended is known not to have applied, and those that wait for
+/// another client.
 fn settle(
     answers: impl Iterator<Item = (Waiting<FsOp, FsReply>, Result<FsReply, FsError>)>,
-) -> Batch {
-    let mut homeless = Vec::new();
+) -> (Batch, Vec<(Waiting<FsOp, FsReply>, FsError)>) {
+    let (mut homeless, mut blocked) = (Vec::new(), Vec::new());
     for (waiting, result) in answers {
         match result {
             Err(FsError::NoSession) => homeless.push(waiting),
+            // Who asks for a delegation does not wait for one.
+            Err(e @ FsError::Delegated { .. })
+                if !matches!(waiting.item, FsOp::Delegate { .. }) =>
+            {
+                blocked.push((waiting, e));
+            }
             result => answer(waiting.answer, result.map_err(ClientError::Fs)),
         }
     }
-    homeless
+    (homeless, blocked)
 }
 
 /// The attributes in an answer.

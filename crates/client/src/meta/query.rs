@@ -5,7 +5,7 @@ use super::leader::Doubt;
 use crate::client::Client;
 use crate::error::{ClientError, Result, unexpected};
 use everhold_proto::InodeId;
-use everhold_proto::fs::{Attr, Extent, FsAnswer, FsQuery};
+use everhold_proto::fs::{Attr, Extent, FsAnswer, FsError, FsQuery};
 use everhold_proto::rpc::{Queried, Query};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -96,6 +96,18 @@ impl Client {
         }
     }
 
+    /// A question that waits for another client, which holds a directory, is asked again by itself: others must not
+    /// wait with it.
+    fn ask_later(self: &Arc<Self>, waiting: Waiting<FsQuery, FsAnswer>, e: FsError) {
+        let client = self.clone();
+        self.env.tasks.detach(async move {
+            let Some(waiting) = client.wait_for_holder(waiting, e).await else { return };
+            if client.queries.push(waiting, client.env.clock.now()) {
+                client.run_queries().await;
+            }
+        });
+    }
+
     /// Asks some questions and answers whom it can; the others stay. At least one is answered.
     async fn ask_first(self: &Arc<Self>, waiting: &mut VecDeque<Waiting<FsQuery, FsAnswer>>) {
         let deadline = waiting.iter().map(|w| w.deadline).max().expect("never empty");
@@ -109,7 +121,10 @@ impl Client {
                     cache.learn(&query.queries, &answers, next);
                 }
                 for (waiting, result) in waiting.drain(..answers.len()).zip(answers) {
-                    answer(waiting.answer, result.map_err(ClientError::Fs));
+                    match result {
+                        Err(e @ FsError::Delegated { .. }) => self.ask_later(waiting, e),
+                        result => answer(waiting.answer, result.map_err(ClientError::Fs)),
+                    }
                 }
             }
             Ok(_) => fail_all(waiting.drain(..).collect(), &unexpected("a batch of questions")),

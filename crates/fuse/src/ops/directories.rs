@@ -44,7 +44,7 @@ impl Listing {
 
 impl Edge {
     pub(crate) fn opendir(&self, inode: InodeId) -> u64 {
-        self.dirs.insert(Dir::new(inode))
+        self.dirs.insert(Dir::new(inode, self.client.losses().mark()))
     }
 
     /// The entries from `offset` on: a page of them.

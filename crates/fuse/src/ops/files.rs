@@ -4,6 +4,7 @@ use crate::edge::Edge;
 use crate::failure::Outcome;
 use crate::files::Handle;
 use bytes::Bytes;
+use everhold_client::LossMark;
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, Consistency, FileKind, FsError, Name, NewKind, Owner, SetAttr};
 use fuser::{Errno, FopenFlags, WriteFlags};
@@ -18,7 +19,7 @@ pub(crate) struct Opened {
 
 impl Edge {
     pub(crate) async fn open(self: Arc<Self>, inode: InodeId, flags: i32) -> Outcome<Opened> {
-        let file = self.files.of_or_new(inode);
+        let (file, told) = (self.files.of_or_new(inode), self.client.losses().mark());
         let attr = if flags & libc::O_TRUNC != 0 {
             let set = SetAttr { size: Some(0), ..SetAttr::default() };
             self.clone().setattr(inode, set).await?
@@ -27,7 +28,7 @@ impl Edge {
             self.client.cached_attr(inode).await?
         };
         file.saw(&attr);
-        Ok(self.opened(file, attr, flags))
+        Ok(self.opened(file, attr, flags, told))
     }
 
     /// Opens a file of which the cache knows enough.
@@ -35,16 +36,20 @@ impl Edge {
         if flags & libc::O_TRUNC != 0 {
             return None;
         }
-        let file = self.files.of_or_new(inode);
+        let (file, told) = (self.files.of_or_new(inode), self.client.losses().mark());
         let attr = self.client.peek_attr(inode).filter(|_| !file.is_dirty())?;
         file.saw(&attr);
-        Some(self.opened(file, attr, flags))
+        Some(self.opened(file, attr, flags, told))
     }
 
     /// Whether a `close` has nothing to commit, no error to tell, and no lock to give up.
     pub(crate) fn has_nothing_to_flush(&self, handle: u64, owner: u64) -> bool {
         let handle = self.files.handle(handle);
-        handle.is_some_and(|h| h.file.is_clean() && !self.files.may_hold(h.file.inode(), owner))
+        handle.is_some_and(|h| {
+            h.file.is_clean()
+                && !self.client.losses().is_news(&h.told)
+                && !self.files.may_hold(h.file.inode(), owner)
+        })
     }
 
     pub(crate) async fn create(
@@ -54,13 +59,13 @@ impl Edge {
         owner: Owner,
         flags: i32,
     ) -> Outcome<Opened> {
-        let kind = NewKind::File;
+        let (kind, told) = (NewKind::File, self.client.losses().mark());
         let created = self.client.create_node(parent, name.clone(), kind, owner, false).await;
         match created {
             Ok(attr) => {
                 let file = self.files.of_or_new(attr.inode);
                 file.is_new(&attr);
-                Ok(self.opened(file, attr, flags))
+                Ok(self.opened(file, attr, flags, told))
             }
             // Somebody else was faster, and both are content with that.
             Err(e) if e.is_exists() && flags & libc::O_EXCL == 0 => {
@@ -75,7 +80,13 @@ impl Edge {
         }
     }
 
-    fn opened(&self, file: Arc<everhold_client::OpenFile>, attr: Attr, flags: i32) -> Opened {
+    fn opened(
+        &self,
+        file: Arc<everhold_client::OpenFile>,
+        attr: Attr,
+        flags: i32,
+        told: LossMark,
+    ) -> Opened {
         let mut how = FopenFlags::empty();
         let writes_only = flags & libc::O_ACCMODE == libc::O_WRONLY;
         let had = self.files.saw(&attr);
@@ -87,11 +98,31 @@ impl Edge {
         } else if had {
             how |= FopenFlags::FOPEN_KEEP_CACHE;
         }
-        Opened { attr, handle: self.files.open(file, strict), flags: how }
+        Opened { attr, handle: self.files.open(file, strict, told), flags: how }
     }
 
     pub(crate) fn handle(&self, number: u64) -> Outcome<Arc<Handle>> {
         Ok(self.files.handle(number).ok_or(Errno::EBADF)?)
+    }
+
+    /// Fails once when what was done through a handle, or to its file, was lost since.
+    fn tell_loss(&self, handle: &Handle) -> Outcome<()> {
+        Ok(self.client.losses().check(handle.file.inode(), &handle.told)?)
+    }
+
+    /// Commits what was written, and tells of what was lost.
+    async fn flush_handle(&self, handle: &Handle) -> Outcome<()> {
+        let flushed = handle.file.flush().await;
+        self.tell_loss(handle)?;
+        Ok(flushed?)
+    }
+
+    /// Makes everything durable that was done to a file, and tells of what was lost.
+    async fn sync_handle(&self, handle: &Handle) -> Outcome<()> {
+        let flushed = handle.file.flush().await;
+        let settled = self.client.until_settled(handle.file.inode()).await;
+        self.tell_loss(handle)?;
+        Ok(flushed.and(settled)?)
     }
 
     /// Reads what is here already.
@@ -122,6 +153,7 @@ impl Edge {
         how: WriteFlags,
     ) -> Outcome<u32> {
         let handle = self.handle(handle)?;
+        self.tell_loss(&handle)?;
         let count = data.len() as u32;
         let from_pages = how.contains(WriteFlags::FUSE_WRITE_CACHE);
         if flags & libc::O_APPEND != 0 && !from_pages {
@@ -131,27 +163,30 @@ impl Edge {
         }
         handle.file.write(offset, &data).await?;
         if handle.strict || flags & (libc::O_SYNC | libc::O_DSYNC) != 0 {
-            handle.file.sync().await?;
+            self.sync_handle(&handle).await?;
         }
         Ok(count)
     }
 
     /// Makes what was written durable.
     pub(crate) async fn fsync(self: Arc<Self>, handle: u64) -> Outcome<()> {
-        Ok(self.handle(handle)?.file.sync().await?)
+        self.sync_handle(&*self.handle(handle)?).await
     }
 
     /// Makes the names in a directory durable.
-    pub(crate) async fn fsyncdir(self: Arc<Self>, inode: InodeId) -> Outcome<()> {
-        Ok(self.client.settle(inode).await?)
+    pub(crate) async fn fsyncdir(self: Arc<Self>, handle: u64) -> Outcome<()> {
+        let dir = self.dirs.get(handle).ok_or(Errno::EBADF)?;
+        let settled = self.client.until_settled(dir.inode).await;
+        self.client.losses().check(dir.inode, &dir.told)?;
+        Ok(settled?)
     }
 
     /// A `close`: commits what was written, and gives up the `fcntl` locks of the process.
     pub(crate) async fn flush(self: Arc<Self>, handle: u64, owner: u64) -> Outcome<()> {
-        let file = self.handle(handle)?.file.clone();
-        let flushed = file.flush().await;
-        self.unlock_all(file.inode(), owner).await?;
-        Ok(flushed?)
+        let handle = self.handle(handle)?;
+        let flushed = self.flush_handle(&handle).await;
+        self.unlock_all(handle.file.inode(), owner).await?;
+        flushed
     }
 
     /// The last descriptor is gone, and nothing has to be done for it but to forget it.

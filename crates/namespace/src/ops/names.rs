@@ -27,7 +27,10 @@ pub(super) fn link(tree: &mut Tree<'_, '_>, inode: InodeId, entry: Entry) -> Out
     let row = tree.touch(inode)?;
     row.nlink += 1;
     row.linkable = false;
-    row.parent = if first_name { entry.0 } else { InodeId::NONE };
+    match first_name {
+        true => tree.place(inode, entry.0)?,
+        false => row.parent = InodeId::NONE,
+    }
     tree.add_entry(&entry, inode)?;
     let kind = if first_name { ChangeKind::Create } else { ChangeKind::Link };
     tree.record(kind, inode, Some(entry), None)?;

@@ -76,9 +76,8 @@ fn exchange(
 
 /// Enters a moved inode under its new name.
 fn enter(tree: &mut Tree<'_, '_>, entry: &Entry, moved: DentryRow) -> Outcome<()> {
-    let row = tree.touch(moved.inode)?;
-    if row.parent != InodeId::NONE {
-        row.parent = entry.0;
+    if tree.touch(moved.inode)?.parent != InodeId::NONE {
+        tree.place(moved.inode, entry.0)?;
     }
     tree.add_entry(entry, moved.inode)
 }

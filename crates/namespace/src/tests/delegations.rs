@@ -102,10 +102,10 @@ fn others_are_kept_out() {
     }
     held.as_other(|world| world.create(below, "x", NewKind::File));
     held.as_other(|world| world.create(ROOT, "x", NewKind::File));
-    held.as_other(|world| world.done(FsOp::Undelegate { inode: dir }));
+    held.as_other(|world| world.done(FsOp::Undelegate { inode: dir, lost: false }));
     let still = held.as_other(|world| world.perform(chmod(file)));
     assert_eq!(still, held.refusal(), "nobody gives back what another one holds");
-    held.world.done(FsOp::Undelegate { inode: dir });
+    held.world.done(FsOp::Undelegate { inode: dir, lost: false });
     assert!(held.as_other(|world| world.perform(chmod(file))).is_ok());
 }
 
@@ -200,4 +200,104 @@ fn strict_directories_are_not_delegated() {
     held.as_other(|world| world.attr_of(chmod(file)));
     assert_eq!(held.world.perform(FsOp::Delegate { inode: dir }), Err(FsError::Invalid));
     assert_eq!(held.world.perform(FsOp::Delegate { inode: file }), Err(FsError::NotDirectory));
+}
+
+/// What was done one after the other takes effect as a prefix, also when it is asked for again.
+#[test]
+fn after_a_change_that_fails_none_takes_effect() {
+    let mut held = held();
+    let (dir, file) = (held.dir, held.file);
+    let link = |text| FsOp::Link { inode: file, parent: dir, name: name(text) };
+    let unlink = |text| FsOp::Unlink { parent: dir, name: name(text), linger: false };
+    let undelegate = FsOp::Undelegate { inode: dir, lost: false };
+    let ops = [link("final"), unlink("absent"), unlink("f"), undelegate];
+    let requests = ops.into_iter().zip(100..).map(|(op, number)| SessionRequest {
+        chained: true,
+        ..SessionRequest::new(number, op)
+    });
+    let (session, requests) = (held.world.session, requests.collect());
+    let batch = SessionBatch { session, acked_below: 100, floor: 0, requests };
+    for turn in ["first", "again"] {
+        let results = held.world.batch(&batch);
+        assert!(results[0].is_ok(), "{turn}");
+        let rest = [FsError::NotFound, FsError::Skipped, FsError::Skipped].map(Err);
+        assert_eq!(results[1..], rest, "{turn}");
+    }
+    let found = |text| FsQuery::Lookup { parent: dir, name: name(text) };
+    assert!(held.asked(found("f"), Some(held.holder)).is_ok(), "the name was not removed");
+    let others = held.asked(found("f"), Some(held.other));
+    assert_eq!(others, held.refusal(), "the directory was not given back");
+}
+
+/// A version that somebody may have been shown behind a delegation is not given to other content after a loss.
+#[test]
+fn versions_that_may_be_lost_are_skipped() {
+    type End = fn(&mut Held);
+    let ends: [(&str, End); 3] = [
+        ("revoked", |held| {
+            let (dir, holder) = (held.dir, held.holder);
+            held.world.entry(|ctx| delegations::revoke(ctx, dir, holder).unwrap());
+        }),
+        ("the session ends", |held| {
+            let holder = held.holder;
+            held.world.end_session(holder);
+        }),
+        ("given back after a loss", |held| {
+            let inode = held.dir;
+            held.world.done(FsOp::Undelegate { inode, lost: true });
+        }),
+    ];
+    for (how, end) in ends {
+        let mut held = held();
+        let (dir, file, other) = (held.dir, held.file, held.other);
+        let attr = |held: &Held, inode| match held.asked(FsQuery::Attr { inode }, Some(other)) {
+            Ok(FsAnswer::Attr(attr)) => attr.version,
+            answer => panic!("{how}: {answer:?}"),
+        };
+        let before = [dir, file].map(|inode| held.world.attr(inode).unwrap().version);
+        end(&mut held);
+        let skipped = [dir, file].map(|inode| attr(&held, inode));
+        for (before, now) in before.into_iter().zip(skipped) {
+            // Far more than a client can have done without telling.
+            assert!(now > before + 100_000, "{how}: {before} {now}");
+        }
+        held.as_other(|world| world.attr_of(chmod(file)));
+        assert_eq!(attr(&held, file), skipped[1] + 1, "{how}: it goes on from there");
+        // Another delegation that ends badly, with nothing changed in between.
+        held.as_other(|world| world.attr_of(FsOp::Delegate { inode: dir }));
+        assert_eq!(attr(&held, file), skipped[1] + 1, "{how}: to take it changes no file");
+        held.world.entry(|ctx| delegations::revoke(ctx, dir, other).unwrap());
+        assert!(attr(&held, file) > skipped[1] + 100_000, "{how}");
+        let listed = held.asked(FsQuery::ReadDir { inode: dir, after: None, limit: 10 }, Some(other));
+        let Ok(FsAnswer::Entries { entries, .. }) = listed else { panic!("{how}: {listed:?}") };
+        let shown = entries.iter().find(|(_, attr)| attr.inode == file).map(|(_, attr)| attr.version);
+        assert_eq!(shown, Some(attr(&held, file)), "{how}: a listing shows the same");
+    }
+}
+
+/// A file that moves keeps its version, however often delegations of its new directory have ended badly.
+#[test]
+fn a_move_changes_no_version_but_by_one() {
+    let mut held = held();
+    let (dir, file, holder) = (held.dir, held.file, held.holder);
+    held.world.entry(|ctx| delegations::revoke(ctx, dir, holder).unwrap());
+    let before = held.world.attr(file).unwrap().version;
+    let to_root = FsOp::Rename {
+        parent: dir,
+        name: name("f"),
+        new_parent: ROOT,
+        new_name: name("moved"),
+        mode: RenameMode::Replace,
+    };
+    assert_eq!(held.world.attr_of(to_root).version, before + 1);
+    let back = FsOp::Rename {
+        parent: ROOT,
+        name: name("moved"),
+        new_parent: dir,
+        new_name: name("f"),
+        mode: RenameMode::Replace,
+    };
+    assert_eq!(held.world.attr_of(back).version, before + 2);
+    let fresh = held.world.put(dir, "fresh", b"").version;
+    assert!(fresh < 100, "a new file begins at the beginning: {fresh}");
 }

@@ -81,4 +81,7 @@ pub enum FsError {
     /// The number is too far ahead of the acknowledged ones.
     #[error("too many requests without acknowledgement")]
     WindowExceeded,
+    /// A change that was made before it and had to come first was not carried out, so this one was not either.
+    #[error("an earlier change was not made")]
+    Skipped,
 }

@@ -209,6 +209,8 @@ pub enum FsOp {
     Undelegate {
         /// The directory.
         inode: InodeId,
+        /// Some of what was done behind it will never be told: the versions that it had are not given again.
+        lost: bool,
     },
     /// Sets inode numbers aside for what this session creates behind delegations, at most
     /// [`limits::NUMBERS_RESERVED_MAX`]. Answer: `Numbers`.
@@ -269,6 +271,10 @@ pub struct SessionRequest {
     /// The session did it already, behind a delegation, and tells now.
     #[serde(default)]
     pub behind: Option<Behind>,
+    /// It is one of those that were done one after the other: it is not carried out (`Skipped`) once another such one
+    /// before it in the batch failed.
+    #[serde(default)]
+    pub chained: bool,
 }
 
 /// What a session that holds a delegation has fixed already. A request with it is refused (`Fenced`) unless the
@@ -284,11 +290,12 @@ pub struct Behind {
 impl SessionRequest {
     /// A request that is judged when it is applied.
     pub fn new(request: u64, op: FsOp) -> Self {
-        SessionRequest { request, op, behind: None }
+        SessionRequest { request, op, behind: None, chained: false }
     }
 }
 
-/// Requests of one session that travel in one log entry; each succeeds or fails by itself, in order.
+/// Requests of one session that travel in one log entry, in order. Each succeeds or fails by itself, unless it is
+/// [`chained`](SessionRequest::chained).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionBatch {
     /// The session.

@@ -121,6 +121,13 @@ pub struct Follow {
     pub limit: u32,
     /// Wait so many milliseconds for the first record ([`crate::limits::FEED_WAIT_MS_MAX`] caps it).
     pub wait_ms: u32,
+    /// Odd while the session may have changes behind its delegations that it has not told; it rises whenever that
+    /// begins or ends. While it is even, none is made before an [`Announce`] was answered.
+    #[serde(default)]
+    pub activity: u64,
+    /// The port at which the session's process can be connected to, for nothing but to see that it is there.
+    #[serde(default)]
+    pub presence: Option<u16>,
 }
 /// What a cache is to forget.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -140,3 +147,13 @@ pub struct Followed {
     pub recalls: Vec<InodeId>,
 }
 rpc!(Follow => Followed, "Meta/Follow");
+
+/// A session that holds delegations is about to make changes behind them again. `NotFound`: it has ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Announce {
+    /// The session.
+    pub session: SessionId,
+    /// As in [`Follow`]; odd.
+    pub activity: u64,
+}
+rpc!(Announce => (), "Meta/Announce");

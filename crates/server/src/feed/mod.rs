@@ -16,14 +16,22 @@ use everhold_env::Clock;
 use everhold_namespace as namespace;
 use everhold_proto::command::Command;
 use everhold_proto::planted::{self, Bug};
-use everhold_proto::{Error, InodeId, Kind, SessionId};
+use everhold_proto::kv::{KvRead, get_row};
+use everhold_proto::table::SessionRow;
+use everhold_proto::{Error, InodeId, Kind, SessionId, tables};
 use parking_lot::Mutex;
 use recalls::{Next, Recalls};
+pub(crate) use recalls::Overdue;
 use rules::{Rules, Verdict};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+/// A process that is there takes a connection within this time, or nothing is known of it.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a leader knows of the caches that follow it. One that does not lead keeps what it knew: answers
 /// that wait go by it.
@@ -49,12 +57,13 @@ pub(crate) struct Shows {
     pub(crate) made_from: Option<u64>,
 }
 
-impl Default for Feed {
-    fn default() -> Self {
+impl Feed {
+    /// Knows nothing of anybody.
+    pub(crate) fn new(now: Instant) -> Self {
         let (noticed, progress) = (watch::Sender::new(0), watch::Sender::new(0));
         Feed {
             rules: Mutex::default(),
-            recalls: Mutex::default(),
+            recalls: Mutex::new(Recalls::new(now)),
             beginning: tokio::sync::Mutex::default(),
             noticed,
             progress,
@@ -66,7 +75,7 @@ impl Feed {
     fn begin(&self, term: u64, now: Instant, following: BTreeSet<SessionId>) {
         self.rules.lock().begin(term, now, following);
         // What was called back in an earlier term says nothing of leases that others have given since.
-        *self.recalls.lock() = Recalls::default();
+        *self.recalls.lock() = Recalls::new(now);
         self.moved();
     }
 
@@ -95,6 +104,16 @@ impl Feed {
     /// A holder of delegations follows: it lives.
     pub(crate) fn lives(&self, session: SessionId, now: Instant) {
         self.recalls.lock().followed(session, now);
+    }
+
+    /// A holder of delegations says, in a call that came at `received`, whether it may have changes to tell.
+    pub(crate) fn activity(&self, session: SessionId, activity: u64, received: Instant) {
+        self.recalls.lock().activity(session, activity, received);
+    }
+
+    /// Who keeps others waiting for long.
+    pub(crate) fn overdue(&self, now: Instant) -> Vec<Overdue> {
+        self.recalls.lock().overdue(now)
     }
 
     /// Whether the session has not heard of a delegation that is called back.
@@ -191,12 +210,13 @@ impl Node {
         }
     }
 
-    /// Waits until a delegation that is in the way has ended: given back, or taken when its holder's lease is
-    /// over and nothing comes.
+    /// Waits until a delegation that is in the way has ended, but not beyond `patience`: given back, or taken from a
+    /// holder that has nothing to tell or is gone. The caller sees by trying again which it was.
     pub(crate) async fn call_back(
         &self,
         inode: InodeId,
         holder: SessionId,
+        patience: Instant,
         deadline: Instant,
     ) -> Result<(), Error> {
         // Leases of earlier leaders were given before this term, so before the call.
@@ -205,7 +225,17 @@ impl Node {
         let mut progress = self.feed.progress.subscribe();
         loop {
             let now = self.env.clock.now();
-            let next = self.feed.recalls.lock().next(holder, inode, now);
+            if !self.is_open(holder)? {
+                self.feed.forget(holder);
+                return Ok(());
+            }
+            let next = {
+                let mut recalls = self.feed.recalls.lock();
+                if recalls.is_long(holder, inode, now) {
+                    self.name_holder(holder, inode);
+                }
+                recalls.next(holder, inode, now)
+            };
             match next {
                 Next::Try => return Ok(()),
                 Next::Revoke => {
@@ -215,16 +245,62 @@ impl Node {
                     self.feed.delegation_ended(holder, inode);
                     return Ok(());
                 }
-                Next::Wait(_) if now >= deadline => {
-                    let text = "another client has changes there that it has not told yet";
-                    return Err(Error::new(Kind::Retry, text));
+                Next::Look(address) => {
+                    if self.is_gone(address).await {
+                        tracing::info!(session = %holder, %address, "the process of a session is gone");
+                        done(self.propose(Command::EndSession { session: holder }, deadline).await?)?;
+                        self.feed.forget(holder);
+                        return Ok(());
+                    }
                 }
+                Next::Wait(_) if now >= patience => return Ok(()),
                 Next::Wait(until) => {
                     // Judged anew in the next round, whatever ended the wait.
-                    let _ = self.env.clock.until(until.min(deadline), progress.changed()).await;
+                    let _ = self.env.clock.until(until.min(patience), progress.changed()).await;
                 }
             }
         }
+    }
+
+    /// Whether a session has not ended.
+    fn is_open(&self, session: SessionId) -> Result<bool, Error> {
+        let row = |kv: &dyn KvRead, _| get_row::<SessionRow>(kv, &tables::session(session));
+        Ok(self.leading()?.read(row)?.is_some())
+    }
+
+    /// Says in the log who keeps others waiting.
+    fn name_holder(&self, session: SessionId, inode: InodeId) {
+        let client = self.client_of(session);
+        tracing::warn!(%session, client, %inode, "others wait for a client that has not given a directory back");
+    }
+
+    /// What the client of a session calls itself.
+    pub(crate) fn client_of(&self, session: SessionId) -> String {
+        let row = |kv: &dyn KvRead, _| get_row::<SessionRow>(kv, &tables::session(session));
+        let row = self.leading().and_then(|consensus| consensus.read(row));
+        row.ok().flatten().map(|row| row.client).unwrap_or_default()
+    }
+
+    /// Whether nobody listens at an address any more where a process did: the system of that machine says so.
+    async fn is_gone(&self, address: SocketAddr) -> bool {
+        let connected = self.env.net.connect(&address.to_string(), PROBE_LIMIT).await;
+        matches!(connected, Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+
+    /// A session says where its process can be connected to. That is tried once: only an address that could be
+    /// reached says anything when it cannot be later.
+    pub(crate) fn note_presence(self: &Arc<Self>, session: SessionId, address: Option<SocketAddr>) {
+        let Some(address) = address else { return };
+        if !self.feed.recalls.lock().presence(session, address) {
+            return;
+        }
+        let node = self.clone();
+        self.env.tasks.detach(async move {
+            match node.env.net.connect(&address.to_string(), PROBE_LIMIT).await {
+                Ok(_) => node.feed.recalls.lock().was_reached(session, address),
+                Err(e) => tracing::debug!(%session, %address, error = %e, "a client's process cannot be reached"),
+            }
+        });
     }
 
     /// Makes sure that the feed's rules are those of the term that this node leads now.

@@ -8,7 +8,7 @@ const A: SessionId = SessionId(1);
 const B: SessionId = SessionId(2);
 
 fn feed() -> Arc<Feed> {
-    let feed = Arc::new(Feed::default());
+    let feed = Arc::new(Feed::new(Instant::now()));
     feed.begin(1, Instant::now(), BTreeSet::new());
     feed
 }

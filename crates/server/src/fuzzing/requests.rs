@@ -32,6 +32,7 @@ const REQUESTS: &[Form] = requests![
     OpenSession,
     RenewSession,
     EndSession,
+    Announce,
     Execute,
     Query,
     ReadChanges,

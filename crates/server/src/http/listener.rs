@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -43,6 +44,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
 pub(crate) struct Connection {
     /// Counts up from the start of the server.
     pub(crate) number: u64,
+    /// Who is at its other end.
+    pub(crate) peer: IpAddr,
 }
 
 /// Bounds of the listener.
@@ -74,7 +77,7 @@ pub(crate) async fn serve<H: Handler>(
                     continue;
                 };
                 number += 1;
-                let connection = Arc::new(Connection { number });
+                let connection = Arc::new(Connection { number, peer: peer.ip() });
                 let served = connect(handler.clone(), stream, connection, place, stop.clone());
                 env.tasks.detach(served);
             }

@@ -14,17 +14,21 @@ use everhold_proto::limits::{
     BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, RPC_BYTES_MAX, SESSION_TTL_MS,
 };
 use everhold_proto::rpc::{
-    EndSession, Execute, Executed, Follow, Followed, GetMap, GotMap, OpenSession, OpenedSession,
+    Announce, EndSession, Execute, Executed, Follow, Followed, GetMap, GotMap, OpenSession, OpenedSession,
     Queried, Query, ReadChanges, RenewSession,
 };
 use everhold_proto::table::SessionRow;
 use everhold_proto::tables;
 use everhold_proto::{Error, InodeId, Kind, SessionId};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// A call waits so long for a client that is to give a directory back; then its caller asks again, so that what else it
+/// asks for need not wait.
+const HOLDER_PATIENCE: Duration = Duration::from_millis(300);
 /// Longest name that a client gives itself.
 const CLIENT_NAME_BYTES_MAX: usize = 256;
 /// Bytes of a reply beside its answers, and of an answer that is an error; both with much to spare.
@@ -74,15 +78,16 @@ impl Serve for Execute {
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Executed, Error> {
         let batch = self.0;
         check_batch(batch.requests.len())?;
+        let patience = call.deadline.min(node.env.clock.now() + HOLDER_PATIENCE);
         let (mut known_first, mut nothing_done) = (true, true);
         loop {
             let proposed = propose_batch(node, &batch, call.deadline).await;
             let doubtful = |e| if nothing_done { e } else { made(e) };
             let (results, first, next) = proposed.map_err(doubtful)?;
             call.give_place_back();
-            given_back(node, &batch);
+            given_back(node, &batch, &results);
             let in_the_way = called_back_for(&batch, &results);
-            if in_the_way.is_empty() {
+            if in_the_way.is_empty() || node.env.clock.now() >= patience {
                 // After several rounds the records of this batch are not all in one place.
                 let first = if known_first { first } else { next };
                 let made_from = tells_all(&batch, &results).then_some(first);
@@ -93,12 +98,23 @@ impl Serve for Execute {
             // What was done keeps its answer; what was not is tried again under the same number.
             known_first = false;
             nothing_done &= results.iter().all(|result| delegated(result).is_some());
-            for (inode, holder) in in_the_way {
-                let ended = node.call_back(inode, holder, call.deadline).await;
-                ended.map_err(|e| if nothing_done { e } else { made(e) })?;
-            }
+            let ended = call_all_back(node, in_the_way, patience, call.deadline).await;
+            ended.map_err(|e| if nothing_done { e } else { made(e) })?;
         }
     }
+}
+
+/// Calls delegations back and waits for that, but not beyond `patience`.
+async fn call_all_back(
+    node: &Node,
+    delegations: BTreeSet<(InodeId, SessionId)>,
+    patience: Instant,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let called = delegations.into_iter().map(|(inode, holder)| async move {
+        node.call_back(inode, holder, patience, deadline).await
+    });
+    futures_util::future::try_join_all(called).await.map(|_| ())
 }
 
 async fn propose_batch(
@@ -122,10 +138,10 @@ fn tells_all(batch: &SessionBatch, results: &[Result<FsReply, FsError>]) -> bool
 }
 
 /// Who waits for a delegation that this batch gave back may go on.
-fn given_back(node: &Node, batch: &SessionBatch) {
-    for request in &batch.requests {
-        if let FsOp::Undelegate { inode } = request.op {
-            node.feed.delegation_ended(batch.session, inode);
+fn given_back(node: &Node, batch: &SessionBatch, results: &[Result<FsReply, FsError>]) {
+    for (request, result) in batch.requests.iter().zip(results) {
+        if let (FsOp::Undelegate { inode, .. }, Ok(_)) = (&request.op, result) {
+            node.feed.delegation_ended(batch.session, *inode);
         }
     }
 }
@@ -152,6 +168,7 @@ impl Serve for Query {
     const CLASS: Class = Class::Metadata;
     async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<Queried, Error> {
         check_batch(self.queries.len())?;
+        let patience = call.deadline.min(node.env.clock.now() + HOLDER_PATIENCE);
         let answered = loop {
             let answered = node.read(call.deadline, |kv, _| {
                 let answers = answer_first(kv, &self.queries, self.session)?;
@@ -159,14 +176,12 @@ impl Serve for Query {
             });
             let answered = answered.await?;
             let in_the_way: BTreeSet<_> = answered.answers.iter().filter_map(delegated).collect();
-            if in_the_way.is_empty() {
+            if in_the_way.is_empty() || node.env.clock.now() >= patience {
                 break answered;
             }
             // The holder's changes need places too.
             call.give_place_back();
-            for (inode, holder) in in_the_way {
-                node.call_back(inode, holder, call.deadline).await?;
-            }
+            call_all_back(node, in_the_way, patience, call.deadline).await?;
         };
         call.worked();
         // What it shows may not be acknowledged yet. It keeps its place: the answer may be large.
@@ -220,6 +235,8 @@ impl Serve for Follow {
             let text = "records that were not asked for yet cannot be acknowledged";
             return Err(Error::new(Kind::Invalid, text));
         }
+        // A slow confirmation is not the caller's silence.
+        node.feed.lives(self.session, received);
         // It also confirms, after the receipt, that nobody else leads: a later leader waits for this lease.
         let confirmed = node.read(call.deadline, |kv, _| {
             let row: Option<SessionRow> = get_row(kv, &tables::session(self.session))?;
@@ -230,7 +247,9 @@ impl Serve for Follow {
         seen(node, self.session);
         node.begin_term(call.deadline).await?;
         node.feed.register(self.session, self.acked_below, end, received)?;
-        node.feed.lives(self.session, received);
+        let presence = call.peer.zip(self.presence).map(|(ip, port)| SocketAddr::new(ip, port));
+        node.feed.activity(self.session, self.activity, received);
+        node.note_presence(self.session, presence);
         let wait = Duration::from_millis(self.wait_ms.min(FEED_WAIT_MS_MAX).into());
         let until = call.deadline.min(received + wait);
         let mut noticed = node.feed.noticed();
@@ -250,6 +269,23 @@ impl Serve for Follow {
             // A record, or the end of the wait: both are looked at in the next round.
             let _ = node.env.clock.until(until, noticed.changed()).await;
         }
+    }
+}
+
+impl Serve for Announce {
+    const CLASS: Class = Class::Feed;
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<(), Error> {
+        let received = node.env.clock.now();
+        node.feed.lives(self.session, received);
+        // Who leads after this has not heard that the session is idle.
+        let open = node.read(call.deadline, |kv, _| {
+            get_row::<SessionRow>(kv, &tables::session(self.session))
+        });
+        check_follows(open.await?.as_ref())?;
+        node.begin_term(call.deadline).await?;
+        node.feed.activity(self.session, self.activity, received);
+        seen(node, self.session);
+        Ok(())
     }
 }
 

@@ -155,6 +155,7 @@ impl Inner {
                         | FsError::MaybeApplied
                         | FsError::Delegated { .. }
                         | FsError::Fenced
+                        | FsError::Skipped
                 )
             };
             if result.as_ref().is_err_and(not_done) {

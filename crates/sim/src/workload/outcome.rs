@@ -26,7 +26,7 @@ pub(crate) fn judge<T>(result: Result<T, ClientError>) -> Judged<T> {
         Err(error) => error,
     };
     match error.fs() {
-        Some(FsError::MaybeApplied | FsError::NoSession | FsError::Fenced) => {
+        Some(FsError::MaybeApplied | FsError::NoSession | FsError::Fenced | FsError::Skipped) => {
             Judged::Unknown(error.to_string())
         }
         // These depend on more than the object.

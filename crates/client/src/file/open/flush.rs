@@ -1,16 +1,17 @@
 //! Committing what was written to an open file: few commits, blocks written several at once, many small
 //! runs packed into one block.
 
-use super::overlay::{Overlay, Sealed};
+use super::overlay::{Doubt, Overlay, Sealed};
 use super::sight::Sight;
-use super::{OpenFile, too_busy};
+use super::{OpenFile, State, too_busy};
 use crate::behind::{Block, Filling, Make};
 use crate::blocks::{Part, Written};
 use crate::client::Client;
 use crate::error::{ClientError, Result};
 use bytes::{Bytes, BytesMut};
-use everhold_proto::fs::{Attr, Content, Extent, FsOp, Source};
+use everhold_proto::fs::{Attr, Content, Extent, FsError, FsOp, Source};
 use everhold_proto::limits::{BLOCK_BYTES_MAX, COMMIT_EXTENTS_MAX, INLINE_BYTES_MAX};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::{InodeId, Kind, PolicyId};
 use futures_util::future::try_join_all;
 use std::sync::Arc;
@@ -58,13 +59,13 @@ impl OpenFile {
             let commits = clock.until(deadline, self.committing.lock()).await;
             let _commits = commits.map_err(|_| too_busy())?;
             self.state.lock().left = false;
-            self.commit_left(u64::MAX, behind).await?;
+            self.commit_left(u64::MAX).await?;
         }
         let (sealed, number, alone) = self.seal();
         // Whatever ends this early leaves what it took to the next one.
         let mut unfinished = Unfinished { file: self, armed: true };
         let staged = match sealed {
-            Some(sealed) => Some(self.client.stage(self.inode, sealed.runs, alone).await),
+            Some(sealed) => Some(self.client.stage(self.inode, sealed.runs, alone, None).await),
             None => None,
         };
         let commits = clock.until(deadline, self.committing.lock()).await;
@@ -75,15 +76,13 @@ impl OpenFile {
         drop(turn);
         let is_next = self.state.lock().overlay.oldest().is_some_and(|next| next.number == number);
         match staged {
-            Some(staged) if is_next => self.finish(staged, behind).await?,
+            Some(staged) if is_next => self.finish(staged).await?,
             // An earlier flush left something: it goes first, and these blocks are not used.
-            _ => self.commit_left(number, behind).await?,
+            _ => self.commit_left(number).await?,
         }
         unfinished.armed = false;
-        // Only who was not told yet is told, and only by one who can hear it.
-        let lost = if behind { None } else { self.state.lock().lost.take() };
         self.fold_behind();
-        lost.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Takes everything that waits. Gives the number of what was taken last, and whether nothing else is on its way.
@@ -95,21 +94,26 @@ impl OpenFile {
     }
 
     /// Commits what earlier flushes left, up to a number, and what was taken and is not under a commit.
-    async fn commit_left(self: &Arc<Self>, up_to: u64, behind: bool) -> Result<()> {
+    async fn commit_left(self: &Arc<Self>, up_to: u64) -> Result<()> {
         loop {
             let oldest = self.state.lock().overlay.oldest().cloned();
             let Some(sealed) = oldest.filter(|sealed| sealed.number <= up_to) else {
                 return Ok(());
             };
-            let staged = self.client.stage(self.inode, sealed.runs, false).await;
-            self.finish(staged, behind).await?;
+            match sealed.doubt.filter(|_| !planted::has(Bug::RecommitWithoutVersion)) {
+                Some(doubt) => self.settle_doubt(sealed, doubt).await?,
+                None => {
+                    let staged = self.client.stage(self.inode, sealed.runs, false, None).await;
+                    self.finish(staged).await?;
+                }
+            }
         }
     }
 
     /// Commits the oldest of what was sealed.
-    async fn finish(self: &Arc<Self>, staged: Result<Vec<Staged>>, behind: bool) -> Result<()> {
+    pub(super) async fn finish(self: &Arc<Self>, staged: Result<Vec<Staged>>) -> Result<()> {
         let committed = match staged {
-            Ok(staged) => self.client.commit_staged(staged).await,
+            Ok(staged) => self.commit_staged(staged).await,
             Err(e) => Err(e),
         };
         let mut state = self.state.lock();
@@ -121,26 +125,55 @@ impl OpenFile {
             let bytes = inline.1.iter().map(|extent| extent.length).sum();
             state.inline.add(bytes, inline.0.size);
         }
-        if let Err(e) = committed {
-            tracing::warn!(inode = %self.inode, error = %e, "a flush failed");
-            match is_final(&e) {
-                true => {
-                    self.let_go(&mut state.overlay);
-                    state.lost = behind.then(|| e.clone());
-                }
-                false => {
-                    let now = self.client.env.clock.now();
-                    state.dirty_since.get_or_insert(now);
-                }
+        match committed {
+            Ok(_) => {
+                self.let_go(&mut state.overlay);
+                Ok(())
             }
-            return Err(e);
+            Err(e) => Err(self.failed(&mut state, e)),
         }
-        self.let_go(&mut state.overlay);
-        Ok(())
+    }
+
+    /// Commits what is staged. If that is one commit of inline bytes: what it changed.
+    async fn commit_staged(
+        self: &Arc<Self>,
+        staged: Vec<Staged>,
+    ) -> Result<Option<(Attr, Vec<Extent>)>> {
+        let (deadline, count) = (self.client.deadline(), staged.len());
+        let mut inline = None;
+        for Staged { policy, written, make } in staged {
+            let change = written.is_empty().then(|| make(Content::default()));
+            let attr = self.client.commit(policy, written, deadline, make).await?;
+            self.state.lock().version = Some(attr.version);
+            if count == 1
+                && let Some(FsOp::Commit { content, .. }) = change
+            {
+                inline = Some((attr, content.extents));
+            }
+        }
+        Ok(inline)
+    }
+
+    /// The oldest of what was sealed could not be committed. It stays for the next flush, unless that can never
+    /// succeed.
+    pub(super) fn failed(&self, state: &mut State, e: ClientError) -> ClientError {
+        tracing::warn!(inode = %self.inode, error = %e, "a flush failed");
+        if is_final(&e) {
+            self.let_go(&mut state.overlay);
+            self.client.losses.add([self.inode], &e);
+            return e;
+        }
+        if e.kind() == Kind::MaybeApplied {
+            let over = state.version;
+            state.overlay.doubt(Doubt { over });
+        }
+        let now = self.client.env.clock.now();
+        state.dirty_since.get_or_insert(now);
+        e
     }
 
     /// What was sealed first needs no memory any more.
-    fn let_go(&self, overlay: &mut Overlay) {
+    pub(super) fn let_go(&self, overlay: &mut Overlay) {
         let before = overlay.held();
         overlay.committed();
         self.client.dirty.remove(before - overlay.held());
@@ -163,23 +196,28 @@ impl Drop for Unfinished<'_> {
 
 /// Whether the same commit can never succeed.
 fn is_final(e: &ClientError) -> bool {
-    e.fs().is_some() && matches!(e.kind(), Kind::NotFound | Kind::Full | Kind::Invalid)
+    // Another version than the expected one: others wrote since.
+    let is_stale = matches!(e.fs(), Some(FsError::Stale { .. }));
+    is_stale
+        || e.fs().is_some() && matches!(e.kind(), Kind::NotFound | Kind::Full | Kind::Invalid)
 }
 
 /// A commit whose blocks are written.
-struct Staged {
+pub(super) struct Staged {
     policy: PolicyId,
     written: Vec<Written>,
     make: Make,
 }
 
 impl Client {
-    /// Writes the blocks that make runs of bytes part of a file. `alone`: nothing else of it is on its way.
-    async fn stage(
+    /// Writes the blocks that make runs of bytes part of a file. `alone`: nothing else of it is on its way. `over`: only
+    /// if the file has this version then.
+    pub(super) async fn stage(
         self: &Arc<Self>,
         inode: InodeId,
         runs: Vec<(u64, Bytes)>,
         alone: bool,
+        over: Option<u64>,
     ) -> Result<Vec<Staged>> {
         let deadline = self.deadline();
         let batches = batches(runs);
@@ -193,8 +231,12 @@ impl Client {
             true if self.view.map().policies.len() <= 1 => PolicyId(0),
             true => self.attr(inode).await?.policy,
         };
-        let mut fillings: Vec<Filling> =
-            batches.into_iter().map(|batch| batch.filling(inode, policy)).collect();
+        let expected = std::iter::once(over).chain(std::iter::repeat(None));
+        let mut fillings: Vec<Filling> = batches
+            .into_iter()
+            .zip(expected)
+            .map(|(batch, expected)| batch.filling(inode, policy, expected))
+            .collect();
         if let Some(behind) = &self.behind
             && alone
             && let Some(filling) = fillings.pop_if(|filling| !filling.blocks.is_empty())
@@ -227,25 +269,6 @@ impl Client {
         try_join_all(all).await
     }
 
-    /// Commits what is staged. If that is one commit of inline bytes: what it changed.
-    async fn commit_staged(
-        self: &Arc<Self>,
-        staged: Vec<Staged>,
-    ) -> Result<Option<(Attr, Vec<Extent>)>> {
-        let (deadline, count) = (self.deadline(), staged.len());
-        let mut inline = None;
-        for Staged { policy, written, make } in staged {
-            let change = written.is_empty().then(|| make(Content::default()));
-            let attr = self.commit(policy, written, deadline, make).await?;
-            if count == 1
-                && let Some(FsOp::Commit { content, .. }) = change
-            {
-                inline = Some((attr, content.extents));
-            }
-        }
-        Ok(inline)
-    }
-
     /// Writes runs of a file as one block.
     pub(crate) async fn write_one(
         &self,
@@ -262,7 +285,7 @@ impl Client {
 
 impl Batch {
     /// What a file is to be filled with.
-    fn filling(self, inode: InodeId, policy: PolicyId) -> Filling {
+    fn filling(self, inode: InodeId, policy: PolicyId, expected: Option<u64>) -> Filling {
         let all = || self.inline.iter().chain(&self.whole).chain(&self.packed);
         let size = all().map(|(at, bytes)| at + bytes.len() as u64).max().unwrap_or(0);
         let allocated = all().map(|(_, bytes)| bytes.len() as u64).sum();
@@ -272,7 +295,7 @@ impl Batch {
             content.extents.sort_by_key(|e| e.offset);
             FsOp::Commit {
                 inode,
-                expected_version: None,
+                expected_version: expected,
                 content,
                 size_at_least: size,
                 append: false,

@@ -30,8 +30,17 @@ pub(super) struct Overlay {
 pub(super) struct Sealed {
     /// Rises from one to the next.
     pub(super) number: u64,
+    /// A commit of it may have been made.
+    pub(super) doubt: Option<Doubt>,
     /// Ascending, not overlapping, each at most a block.
     pub(super) runs: Vec<(u64, Bytes)>,
+}
+
+/// A commit of which nobody knows whether it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    /// The version that the file had before it, if that is known.
+    pub(super) over: Option<u64>,
 }
 
 enum Run {
@@ -129,7 +138,7 @@ impl Overlay {
         }
         self.seals += 1;
         let runs = runs.into_iter().map(|(at, run)| (at, run.into_bytes())).collect();
-        let sealed = Sealed { number: self.seals, runs };
+        let sealed = Sealed { number: self.seals, doubt: None, runs };
         self.sealed.push_back(sealed.clone());
         Some(sealed)
     }
@@ -142,6 +151,13 @@ impl Overlay {
     /// What was sealed first and is not committed.
     pub(super) fn oldest(&self) -> Option<&Sealed> {
         self.sealed.front()
+    }
+
+    /// A commit of what was sealed first may have been made. What is known of an earlier one stays.
+    pub(super) fn doubt(&mut self, doubt: Doubt) {
+        if let Some(sealed) = self.sealed.front_mut() {
+            sealed.doubt.get_or_insert(doubt);
+        }
     }
 
     /// What was sealed first is committed.
