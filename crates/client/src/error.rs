@@ -96,9 +96,10 @@ impl ClientError {
                 }
                 FsError::NoSpace => Kind::Full,
                 FsError::Delegated { .. } => Kind::Retry,
-                FsError::BlocksRefused(_) | FsError::NoSession | FsError::Fenced | FsError::Skipped => {
-                    Kind::Fenced
-                }
+                FsError::BlocksRefused(_)
+                | FsError::NoSession
+                | FsError::Fenced
+                | FsError::Skipped => Kind::Fenced,
                 FsError::MaybeApplied => Kind::MaybeApplied,
                 FsError::WindowExceeded => Kind::Busy,
                 FsError::NotDirectory

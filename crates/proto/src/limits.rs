@@ -24,6 +24,10 @@ pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 pub const SESSION_WINDOW: u64 = 1024;
 /// A session that was not renewed for this long ends. Long enough to survive a failover and a pause.
 pub const SESSION_TTL_MS: u64 = 30_000;
+
+/// The same while another client waits for something that the session holds: longer than the pauses of a machine that is
+/// moved or overloaded, and shorter than most programs wait.
+pub const SESSION_SILENCE_MS: u64 = 21_000;
 /// Largest command that is proposed to Raft: below it an entry syncs in about a millisecond.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 /// Requests in one batch: enough to amortise a sync, small enough to keep latency flat.

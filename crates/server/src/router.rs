@@ -13,11 +13,12 @@ use everhold_consensus::RaftRpc;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::limits::RPC_BYTES_MAX;
 use everhold_proto::rpc::{
-    self, AddDisk, Announce, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow, GetEvents,
-    GetMap, GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT, HEADER_TIMEOUT,
-    Heartbeat, Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query, RAFT_PREFIX,
-    ReadChanges, Rebalance, RegisterDisk, RegisterNode, RemoveDisk, RenewSession, ReportBad,
-    ReportLost, ReportRepaired, ReportUnreachable, RetireLearner, Rpc, StartScrub, TablePage,
+    self, AddDisk, Announce, ChangeMap, Compared, CountBlocks, EndSession, Execute, Follow,
+    GetEvents, GetMap, GetNodeStatus, GetStatus, GetWork, HEADER_CLUSTER, HEADER_FORMAT,
+    HEADER_TIMEOUT, Heartbeat, Hello, ListMissing, MayDelete, OpenSession, PrepareLearner, Query,
+    RAFT_PREFIX, ReadChanges, Rebalance, RegisterDisk, RegisterNode, RemoveDisk, RenewSession,
+    ReportBad, ReportLost, ReportRepaired, ReportUnreachable, RetireLearner, Rpc, StartScrub,
+    TablePage,
 };
 use everhold_proto::{ClusterId, Error, Kind, Priority};
 use http::{HeaderMap, Method, Request, StatusCode};

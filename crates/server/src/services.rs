@@ -13,9 +13,9 @@ pub(crate) use blocks::check_block;
 pub(crate) use blocks::serve_block;
 pub(crate) use pages::{health_page, metrics_page, status_page};
 
+use crate::http::Connection;
 use crate::node::Node;
 use everhold_client::Place;
-use crate::http::Connection;
 use everhold_proto::Error;
 use everhold_proto::rpc::Rpc;
 use parking_lot::Mutex;

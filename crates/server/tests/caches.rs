@@ -174,16 +174,15 @@ struct Hand<'a> {
 
 impl Hand<'_> {
     async fn follow(&self, from: u64, acked_below: u64) -> Result<Followed, Error> {
-        let request =
-            Follow {
-                session: self.session,
-                from,
-                acked_below,
-                limit: 1000,
-                wait_ms: 10_000,
-                activity: 0,
-                presence: None,
-            };
+        let request = Follow {
+            session: self.session,
+            from,
+            acked_below,
+            limit: 1000,
+            wait_ms: 10_000,
+            activity: 0,
+            presence: None,
+        };
         self.cluster.ask(&request).await
     }
 }

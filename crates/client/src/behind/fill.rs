@@ -1,8 +1,8 @@
 //! New files whose bytes go into blocks: the file has its size and its place in the order of changes at once, and its
 //! blocks are written meanwhile. Nothing after it is told before that.
 
-use super::holdings::Done;
 use super::Behind;
+use super::holdings::Done;
 use crate::blocks::{Part, Written};
 use crate::client::Client;
 use crate::error::Result;

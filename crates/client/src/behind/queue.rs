@@ -107,13 +107,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn push(
-        &mut self,
-        op: FsOp,
-        then: Option<Then>,
-        bears: Bears,
-        now: Instant,
-    ) -> u64 {
+    pub(super) fn push(&mut self, op: FsOp, then: Option<Then>, bears: Bears, now: Instant) -> u64 {
         let weight = crate::meta::weight(&op);
         let deed = Deed::Is(op);
         self.add(Pending { deed, then, bears, rewrite: None, bytes: weight, weight, since: now })

@@ -20,11 +20,7 @@ pub(super) fn give(tree: &mut Tree<'_, '_>, inode: InodeId) -> Outcome<FsReply> 
 }
 
 /// `lost`: versions of what is in it were shown to programs of the holder and will never be told.
-pub(super) fn take_back(
-    tree: &mut Tree<'_, '_>,
-    inode: InodeId,
-    lost: bool,
-) -> Outcome<FsReply> {
+pub(super) fn take_back(tree: &mut Tree<'_, '_>, inode: InodeId, lost: bool) -> Outcome<FsReply> {
     let row = rows::get_inode(&*tree.ctx.kv, inode)?;
     if row.is_some_and(|row| row.delegate == Some(tree.grant.session)) {
         let row = tree.inode_mut(inode)?;

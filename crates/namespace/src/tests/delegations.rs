@@ -211,10 +211,10 @@ fn after_a_change_that_fails_none_takes_effect() {
     let unlink = |text| FsOp::Unlink { parent: dir, name: name(text), linger: false };
     let undelegate = FsOp::Undelegate { inode: dir, lost: false };
     let ops = [link("final"), unlink("absent"), unlink("f"), undelegate];
-    let requests = ops.into_iter().zip(100..).map(|(op, number)| SessionRequest {
-        chained: true,
-        ..SessionRequest::new(number, op)
-    });
+    let requests = ops
+        .into_iter()
+        .zip(100..)
+        .map(|(op, number)| SessionRequest { chained: true, ..SessionRequest::new(number, op) });
     let (session, requests) = (held.world.session, requests.collect());
     let batch = SessionBatch { session, acked_below: 100, floor: 0, requests };
     for turn in ["first", "again"] {
@@ -268,9 +268,11 @@ fn versions_that_may_be_lost_are_skipped() {
         assert_eq!(attr(&held, file), skipped[1] + 1, "{how}: to take it changes no file");
         held.world.entry(|ctx| delegations::revoke(ctx, dir, other).unwrap());
         assert!(attr(&held, file) > skipped[1] + 100_000, "{how}");
-        let listed = held.asked(FsQuery::ReadDir { inode: dir, after: None, limit: 10 }, Some(other));
+        let listed =
+            held.asked(FsQuery::ReadDir { inode: dir, after: None, limit: 10 }, Some(other));
         let Ok(FsAnswer::Entries { entries, .. }) = listed else { panic!("{how}: {listed:?}") };
-        let shown = entries.iter().find(|(_, attr)| attr.inode == file).map(|(_, attr)| attr.version);
+        let shown =
+            entries.iter().find(|(_, attr)| attr.inode == file).map(|(_, attr)| attr.version);
         assert_eq!(shown, Some(attr(&held, file)), "{how}: a listing shows the same");
     }
 }

@@ -15,13 +15,13 @@ use crate::node::Node;
 use everhold_env::Clock;
 use everhold_namespace as namespace;
 use everhold_proto::command::Command;
-use everhold_proto::planted::{self, Bug};
 use everhold_proto::kv::{KvRead, get_row};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::table::SessionRow;
 use everhold_proto::{Error, InodeId, Kind, SessionId, tables};
 use parking_lot::Mutex;
-use recalls::{Next, Recalls};
 pub(crate) use recalls::Overdue;
+use recalls::{Next, Recalls};
 use rules::{Rules, Verdict};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -248,10 +248,13 @@ impl Node {
                 Next::Look(address) => {
                     if self.is_gone(address).await {
                         tracing::info!(session = %holder, %address, "the process of a session is gone");
-                        done(self.propose(Command::EndSession { session: holder }, deadline).await?)?;
-                        self.feed.forget(holder);
-                        return Ok(());
+                        return self.end_silent(holder, deadline).await;
                     }
+                }
+                Next::End => {
+                    let client = self.client_of(holder);
+                    tracing::warn!(session = %holder, client, "a session for which others wait ends: it is silent");
+                    return self.end_silent(holder, deadline).await;
                 }
                 Next::Wait(_) if now >= patience => return Ok(()),
                 Next::Wait(until) => {
@@ -260,6 +263,13 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Ends a session for which others wait.
+    async fn end_silent(&self, session: SessionId, deadline: Instant) -> Result<(), Error> {
+        done(self.propose(Command::EndSession { session }, deadline).await?)?;
+        self.feed.forget(session);
+        Ok(())
     }
 
     /// Whether a session has not ended.

@@ -9,7 +9,7 @@
 //! **Invariant:** a holder is taken for active unless it said in this term that it is idle.
 
 use super::rules::{LEASE, TooMany};
-use everhold_proto::limits::{FOLLOWERS_MAX, RECALL_MS};
+use everhold_proto::limits::{FOLLOWERS_MAX, RECALL_MS, SESSION_SILENCE_MS};
 use everhold_proto::planted::{self, Bug};
 use everhold_proto::{InodeId, SessionId};
 use std::collections::BTreeMap;
@@ -21,6 +21,8 @@ use tokio::time::Instant;
 const RECALLS_MAX: usize = 1024;
 /// Between looks whether a silent holder is gone.
 const PROBE: Duration = Duration::from_millis(500);
+/// A silent holder keeps others waiting for so long at most.
+const SILENCE: Duration = Duration::from_millis(SESSION_SILENCE_MS);
 /// Whoever keeps others waiting for so long is named.
 const LONG: Duration = Duration::from_secs(1);
 
@@ -73,6 +75,8 @@ pub(super) enum Next {
     /// Its holder is silent: look whether its process is gone, and if there is none to be reached at an address that
     /// could be reached before, end its session.
     Look(SocketAddr),
+    /// Its holder was silent for so long that its session ends.
+    End,
 }
 
 /// A holder that keeps others waiting.
@@ -140,6 +144,7 @@ impl Recalls {
             Some(until) if is_active => Next::Wait(until),
             Some(until) if now < patience => Next::Wait(until.min(patience)),
             _ if !is_active => Next::Revoke,
+            _ if now >= holder.silent_since + SILENCE => Next::End,
             _ => holder.look(reachable, now),
         }
     }
@@ -240,7 +245,8 @@ impl Recalls {
     /// Who keeps others waiting for long.
     pub(super) fn overdue(&self, now: Instant) -> Vec<Overdue> {
         let oldest = |(session, holder): (&SessionId, &Holder)| {
-            let (inode, recall) = holder.directories.iter().min_by_key(|(_, recall)| recall.since)?;
+            let (inode, recall) =
+                holder.directories.iter().min_by_key(|(_, recall)| recall.since)?;
             let waits = now.saturating_duration_since(recall.since);
             (waits >= LONG).then_some(Overdue { session: *session, inode: *inode, waits })
         };
@@ -334,10 +340,8 @@ mod tests {
     #[test]
     fn one_that_may_have_changes_keeps_it() {
         let (mut recalls, start) = recalled();
-        let waits = |recalls: &mut Recalls, now| {
-            matches!(recalls.next(HOLDER, DIR, now), Next::Wait(until) if until > now)
-        };
-        let late = start + Duration::from_secs(20);
+        let waits = |recalls: &mut Recalls, now| matches!(recalls.next(HOLDER, DIR, now), Next::Wait(until) if until > now);
+        let late = start + SILENCE - LEASE;
         assert!(waits(&mut recalls, late), "it said nothing in this term");
         recalls.activity(HOLDER, IDLE, start - LEASE);
         assert!(waits(&mut recalls, late), "that was said to somebody else");
@@ -346,6 +350,7 @@ mod tests {
         assert!(waits(&mut recalls, late), "an older word came late");
         recalls.followed(HOLDER, late);
         assert!(waits(&mut recalls, late), "it lives, and is slow");
+        assert_eq!(recalls.next(HOLDER, DIR, late + SILENCE), Next::End, "silent for too long");
         recalls.activity(HOLDER, ACTIVE + 1, start);
         assert_eq!(recalls.next(HOLDER, DIR, late + LEASE), Next::Revoke);
     }

@@ -11,11 +11,11 @@ use everhold_proto::fs::{
 };
 use everhold_proto::kv::{KvRead, KvResult, get_row};
 use everhold_proto::limits::{
-    BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, RPC_BYTES_MAX, SESSION_TTL_MS,
+    BATCH_OPS_MAX, FEED_WAIT_MS_MAX, PAGE_ENTRIES_MAX, RPC_BYTES_MAX, SESSION_SILENCE_MS,
 };
 use everhold_proto::rpc::{
-    Announce, EndSession, Execute, Executed, Follow, Followed, GetMap, GotMap, OpenSession, OpenedSession,
-    Queried, Query, ReadChanges, RenewSession,
+    Announce, EndSession, Execute, Executed, Follow, Followed, GetMap, GotMap, OpenSession,
+    OpenedSession, Queried, Query, ReadChanges, RenewSession,
 };
 use everhold_proto::table::SessionRow;
 use everhold_proto::tables;
@@ -45,7 +45,7 @@ impl Serve for OpenSession {
         match node.propose(command, call.deadline).await?.1 {
             Answer::Session(session) => {
                 seen(node, session);
-                Ok(OpenedSession { session, ttl_ms: SESSION_TTL_MS })
+                Ok(OpenedSession { session, ttl_ms: SESSION_SILENCE_MS })
             }
             other => Err(unexpected(&other)),
         }
@@ -278,9 +278,8 @@ impl Serve for Announce {
         let received = node.env.clock.now();
         node.feed.lives(self.session, received);
         // Who leads after this has not heard that the session is idle.
-        let open = node.read(call.deadline, |kv, _| {
-            get_row::<SessionRow>(kv, &tables::session(self.session))
-        });
+        let open = node
+            .read(call.deadline, |kv, _| get_row::<SessionRow>(kv, &tables::session(self.session)));
         check_follows(open.await?.as_ref())?;
         node.begin_term(call.deadline).await?;
         node.feed.activity(self.session, self.activity, received);

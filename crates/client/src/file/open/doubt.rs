@@ -45,12 +45,7 @@ impl OpenFile {
     }
 
     /// Whether a version of the file has all bytes of some runs.
-    async fn shows(
-        &self,
-        attr: &Attr,
-        extents: &[Extent],
-        runs: &[(u64, Bytes)],
-    ) -> Result<bool> {
+    async fn shows(&self, attr: &Attr, extents: &[Extent], runs: &[(u64, Bytes)]) -> Result<bool> {
         let deadline = self.client.deadline();
         for (at, bytes) in runs {
             let end = at + bytes.len() as u64;

@@ -198,8 +198,7 @@ impl Drop for Unfinished<'_> {
 fn is_final(e: &ClientError) -> bool {
     // Another version than the expected one: others wrote since.
     let is_stale = matches!(e.fs(), Some(FsError::Stale { .. }));
-    is_stale
-        || e.fs().is_some() && matches!(e.kind(), Kind::NotFound | Kind::Full | Kind::Invalid)
+    is_stale || e.fs().is_some() && matches!(e.kind(), Kind::NotFound | Kind::Full | Kind::Invalid)
 }
 
 /// A commit whose blocks are written.
