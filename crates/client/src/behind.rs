@@ -38,12 +38,9 @@ use holdings::Holdings;
 use parking_lot::Mutex;
 use queue::{Bears, Lost, Queue};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio::time::Instant;
 
-/// A directory that somebody else wanted is left to the leader for so long.
-const COOL: Duration = Duration::from_secs(10);
 /// Inodes that are held at once: some hundred megabytes at most. Beyond it, all are given back.
 const HELD_MAX: usize = 200_000;
 
@@ -139,7 +136,7 @@ impl Behind {
         for inode in &followed.recalls {
             tracing::debug!(%inode, "a delegation is called back");
             state.disturbed += 1;
-            others_walk |= state.heat.recalled(*inode, now, now + COOL);
+            others_walk |= state.heat.recalled(*inode, now);
             state.give_back(*inode, now);
         }
         if others_walk {
@@ -223,7 +220,7 @@ impl State {
         for inode in directories.into_iter().chain([record.inode]) {
             if self.holdings.has(inode) {
                 tracing::info!(%inode, "a delegation was lost");
-                self.heat.cool(inode, now + COOL);
+                self.heat.wanted(inode, now);
                 self.give_back(inode, now);
             }
         }

@@ -42,6 +42,7 @@ pub(crate) struct Stats {
     pub(crate) rewrites: AtomicU64,
     pub(crate) hedges: AtomicU64,
     pub(crate) sessions: AtomicU64,
+    pub(crate) held_up: AtomicU64,
 }
 
 /// Latency of one kind of operation, from the caller's side, retries included.
@@ -82,6 +83,9 @@ pub struct StatsSnapshot {
     pub hedges: u64,
     /// Sessions opened, the first included.
     pub sessions: u64,
+    /// How often a change or a question was asked again because another client holds the directory and has not told what
+    /// it did there.
+    pub held_up: u64,
 }
 
 impl Series {
@@ -144,6 +148,7 @@ impl Stats {
             rewrites: self.rewrites.load(Relaxed),
             hedges: self.hedges.load(Relaxed),
             sessions: self.sessions.load(Relaxed),
+            held_up: self.held_up.load(Relaxed),
         }
     }
 }

@@ -13,17 +13,29 @@ const STEP: Duration = Duration::from_millis(300);
 /// Directories that are called back within [`WALK`] by somebody who walks a tree.
 const RECALLS: u32 = 3;
 const WALK: Duration = Duration::from_secs(1);
+/// A directory that somebody else wanted is left to the leader for so long, and twice as long each time that happens
+/// again soon, up to the longest: one `ls` costs little, and two who work in one directory do not take it from each
+/// other all the time.
+const COOL_MIN: Duration = Duration::from_millis(100);
+const COOL_MAX: Duration = Duration::from_secs(10);
 /// Directories that are watched; beyond them it begins anew.
 const WATCHED_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(super) struct Heat {
     changed: BTreeMap<InodeId, (u32, Instant)>,
-    cool_until: BTreeMap<InodeId, Instant>,
+    cool: BTreeMap<InodeId, Cool>,
     /// When the last directory was taken.
     taken: Option<Instant>,
     /// How many were called back, since when.
     recalls: Option<(u32, Instant)>,
+}
+
+/// A directory is left to the leader.
+#[derive(Clone, Copy, Debug)]
+struct Cool {
+    until: Instant,
+    length: Duration,
 }
 
 impl Heat {
@@ -54,13 +66,13 @@ impl Heat {
 
     /// Whether nobody else wanted it lately.
     pub(super) fn may_take(&self, directory: InodeId, now: Instant) -> bool {
-        self.cool_until.get(&directory).is_none_or(|until| *until <= now)
+        self.cool.get(&directory).is_none_or(|cool| cool.until <= now)
     }
 
-    /// Somebody else wants it; it is left to the leader until then. `true`: others come to one directory after
+    /// Somebody else wants it; it is left to the leader for a while. `true`: others come to one directory after
     /// another, so that it is quicker to give all back at once.
-    pub(super) fn recalled(&mut self, directory: InodeId, now: Instant, until: Instant) -> bool {
-        self.cool(directory, until);
+    pub(super) fn recalled(&mut self, directory: InodeId, now: Instant) -> bool {
+        self.wanted(directory, now);
         let (count, since) = self.recalls.get_or_insert((0, now));
         if now.saturating_duration_since(*since) > WALK {
             (*count, *since) = (0, now);
@@ -74,12 +86,19 @@ impl Heat {
         self.changed.remove(&directory);
     }
 
-    /// It is left to the leader until then.
-    pub(super) fn cool(&mut self, directory: InodeId, until: Instant) {
-        if self.cool_until.len() >= WATCHED_MAX {
-            self.cool_until.clear();
+    /// Somebody else wants a directory: it is left to the leader for a while.
+    pub(super) fn wanted(&mut self, directory: InodeId, now: Instant) {
+        let again = self.cool.get(&directory).filter(|cool| now < cool.until + 2 * cool.length);
+        let length = again.map_or(COOL_MIN, |cool| (cool.length * 2).min(COOL_MAX));
+        self.leave(directory, length, now);
+    }
+
+    /// It is left to the leader for so long.
+    pub(super) fn leave(&mut self, directory: InodeId, length: Duration, now: Instant) {
+        if self.cool.len() >= WATCHED_MAX {
+            self.cool.clear();
         }
-        self.cool_until.insert(directory, until);
+        self.cool.insert(directory, Cool { until: now + length, length });
         self.changed.remove(&directory);
     }
 }
@@ -99,9 +118,28 @@ mod tests {
     #[test]
     fn who_walks_a_tree_gets_all_of_it() {
         let (mut heat, now) = (Heat::default(), Instant::now());
-        let mut recalled = |inode, now| heat.recalled(InodeId(inode), now, now + WHILE);
+        let mut recalled = |inode, now| heat.recalled(InodeId(inode), now);
         assert!(!recalled(1, now) && !recalled(2, now) && recalled(3, now + WALK));
         assert!(!recalled(4, now + 3 * WALK), "it is somebody else");
+    }
+
+    /// Who looks once costs a moment; who comes again and again gets the directory to be shared.
+    #[test]
+    fn a_directory_is_left_for_longer_each_time_others_want_it() {
+        let (mut heat, mut now, directory) = (Heat::default(), Instant::now(), InodeId(7));
+        heat.wanted(directory, now);
+        assert!(!heat.may_take(directory, now) && heat.may_take(directory, now + COOL_MIN));
+        let mut length = COOL_MIN;
+        for _ in 0..10 {
+            now += length;
+            heat.wanted(directory, now);
+            length = (length * 2).min(COOL_MAX);
+            assert!(!heat.may_take(directory, now + length - COOL_MIN / 2));
+            assert!(heat.may_take(directory, now + length));
+        }
+        now += 3 * length;
+        heat.wanted(directory, now);
+        assert!(heat.may_take(directory, now + COOL_MIN), "others left it alone for long");
     }
 
     #[test]
@@ -110,7 +148,7 @@ mod tests {
         assert!(!heat.warm(directory, now));
         assert!(!heat.warm(InodeId(8), now));
         assert!(heat.warm(directory, now + WHILE));
-        heat.cool(directory, now + 4 * WHILE);
+        heat.leave(directory, 3 * WHILE, now + WHILE);
         for second in 0..20 {
             assert!(!heat.warm(directory, now + Duration::from_secs(second)));
         }

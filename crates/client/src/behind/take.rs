@@ -1,6 +1,6 @@
 //! Taking a directory: the delegation, its entries, and numbers for what will be created in it.
 
-use super::{Behind, COOL, State};
+use super::{Behind, State};
 use crate::client::Client;
 use crate::error::{ClientError, Result, unexpected};
 use everhold_proto::InodeId;
@@ -110,13 +110,14 @@ impl Behind {
                     let attrs = entries.into_iter().map(|(_, attr)| attr);
                     below.extend(attrs.filter(|attr| attr.kind == FileKind::Directory));
                 }
-                (_, Ok(found)) => {
-                    let cool = if found.is_none() { UNFIT } else { COOL };
-                    state.leave(*directory, cool, now);
+                (_, Ok(None)) => {
+                    state.heat.leave(*directory, UNFIT, now);
+                    state.give_back(*directory, now);
                 }
+                (_, Ok(Some(_))) => state.leave(*directory, now),
                 (_, Err(e)) => {
                     tracing::debug!(%directory, error = %e, "a directory could not be held");
-                    state.leave(*directory, COOL, now);
+                    state.leave(*directory, now);
                 }
             }
         }
@@ -187,8 +188,8 @@ impl Behind {
 
 impl State {
     /// A directory is not held after all; the delegation may have been given.
-    fn leave(&mut self, directory: InodeId, cool: Duration, now: Instant) {
-        self.heat.cool(directory, now + cool);
+    fn leave(&mut self, directory: InodeId, now: Instant) {
+        self.heat.wanted(directory, now);
         self.give_back(directory, now);
     }
 }

@@ -5,6 +5,7 @@ use crate::client::Client;
 use crate::error::ClientError;
 use everhold_proto::Kind;
 use everhold_proto::fs::FsError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Between tries, with half as much again as jitter. The leader waits for the holder, too, before it answers.
@@ -17,6 +18,7 @@ impl Client {
         waiting: Waiting<I, O>,
         held: FsError,
     ) -> Option<Waiting<I, O>> {
+        self.stats.held_up.fetch_add(1, Ordering::Relaxed);
         let clock = self.env.clock;
         let pause = PAUSE.mul_f64(1.0 + self.env.entropy.unit() / 2.0);
         if clock.now() + pause < waiting.deadline && !waiting.answer.is_closed() {

@@ -1,13 +1,16 @@
 //! The state of the whole cluster, as the leader sees it.
 
 use super::lead::membership;
+use crate::feed::Overdue;
 use crate::node::Node;
 use everhold_cluster::{health, reads};
 use everhold_proto::Error;
 use everhold_proto::kv::get_row;
-use everhold_proto::rpc::{ClusterStatus, RepairStatus};
+use everhold_proto::limits::SESSION_SILENCE_MS;
+use everhold_proto::rpc::{ClusterStatus, Finding, RepairStatus, Severity};
 use everhold_proto::tables::{self, Header};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Rates below this are noise, not progress that an end could be computed from.
@@ -32,7 +35,8 @@ pub(crate) async fn cluster_status(
     let breakers = node.observations.breakers(now);
     let members = membership(&raft);
     let brake = node.observations.brake();
-    let health = health::findings(&map, &repair, brake.as_deref(), &members.voters, &breakers);
+    let mut health = health::findings(&map, &repair, brake.as_deref(), &members.voters, &breakers);
+    health.extend(node.feed.overdue(now).into_iter().map(|overdue| held_up(node, &overdue)));
     Ok(ClusterStatus {
         map,
         leader: raft.leader.map(|leader| leader.node),
@@ -48,6 +52,25 @@ pub(crate) async fn cluster_status(
         inodes: header.inodes,
         bytes: header.bytes,
     })
+}
+
+/// What to do about a client that keeps others waiting for a directory.
+fn held_up(node: &Node, overdue: &Overdue) -> Finding {
+    let Overdue { session, inode, waits, address } = *overdue;
+    let (client, waits) = (node.client_of(session), waits.as_secs());
+    let at = address.map(|address| format!(" at {}", address.ip())).unwrap_or_default();
+    let silence = Duration::from_millis(SESSION_SILENCE_MS).as_secs();
+    Finding {
+        severity: Severity::Warning,
+        text: format!(
+            "{client}{at} (session {session}) keeps other clients waiting for {waits} s: it has changes in \
+             directory {inode} that the cluster does not know yet"
+        ),
+        remedy: format!(
+            "look at the load of its machine and at its log; when it is silent for {silence} s the others go on \
+             without it"
+        ),
+    }
 }
 
 pub(crate) fn add_rate(repair: &mut RepairStatus, bytes_per_second: f64) {

@@ -88,6 +88,8 @@ pub(crate) struct Overdue {
     pub(crate) inode: InodeId,
     /// For how long.
     pub(crate) waits: Duration,
+    /// Where its process is.
+    pub(crate) address: Option<SocketAddr>,
 }
 
 impl Recalls {
@@ -248,7 +250,9 @@ impl Recalls {
             let (inode, recall) =
                 holder.directories.iter().min_by_key(|(_, recall)| recall.since)?;
             let waits = now.saturating_duration_since(recall.since);
-            (waits >= LONG).then_some(Overdue { session: *session, inode: *inode, waits })
+            let said = self.sessions.get(session);
+            let address = said.and_then(|said| said.presence).map(|(address, _)| address);
+            (waits >= LONG).then_some(Overdue { session: *session, inode: *inode, waits, address })
         };
         self.holders.iter().filter_map(oldest).collect()
     }
@@ -376,7 +380,7 @@ mod tests {
         assert!(!recalls.is_long(HOLDER, DIR, now) && recalls.overdue(now).is_empty());
         assert!(recalls.is_long(HOLDER, DIR, now + LONG));
         assert!(!recalls.is_long(HOLDER, DIR, now + LONG), "once in the log");
-        let overdue = Overdue { session: HOLDER, inode: DIR, waits: LONG };
+        let overdue = Overdue { session: HOLDER, inode: DIR, waits: LONG, address: None };
         assert_eq!(recalls.overdue(now + LONG), [overdue]);
         recalls.ended(HOLDER, DIR);
         assert!(recalls.overdue(now + LONG).is_empty());
