@@ -1,7 +1,8 @@
 //! Sessions: clients' leases. A session's row is what the block table and the request window go by.
 //!
 //! **Invariant:** `floor` and `acked_below` only rise, and an ended session never comes back: its id is
-//! the log index that opened it.
+//! the log index that opened it. `seen_ms` is at most [`SEEN_STEP_MS`] behind the last sign of life in the log, so
+//! whoever leads next knows how old a session is.
 
 use crate::delegations::Rule;
 use crate::limits::{CLIENT_BYTES_MAX, END_HANDLES_MAX};
@@ -16,17 +17,22 @@ use everhold_proto::tables::{self, Table};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+/// A sign of life that is so much newer than the recorded one is recorded. A batch writes the row of its session only
+/// where it has to.
+const SEEN_STEP_MS: u64 = 1000;
+
 /// Opens a session; its id is the index of the entry. At most one per entry. One that `follows` may keep a
 /// cache by the change feed.
 pub fn open(ctx: &mut Apply<'_>, client: &str, follows: bool) -> KvResult<SessionId> {
     let id = SessionId(ctx.index.0);
     let client = client[..client.floor_char_boundary(CLIENT_BYTES_MAX)].to_string();
-    let row = SessionRow { floor: 0, acked_below: 1, client, follows, numbers: Vec::new() };
+    let seen_ms = ctx.stamp.log_ms;
+    let row = SessionRow { floor: 0, acked_below: 1, client, follows, numbers: Vec::new(), seen_ms };
     put_row(ctx.kv, &tables::session(id), &row)?;
     Ok(id)
 }
 
-/// Raises a session's floor and window, and drops the answers that it has acknowledged.
+/// Raises a session's floor and window, records that it lives, and drops the answers that it has acknowledged.
 /// `NoSession` when it has ended.
 pub fn renew(
     ctx: &mut Apply<'_>,
@@ -84,7 +90,7 @@ pub fn following(kv: &dyn KvRead) -> KvResult<BTreeSet<SessionId>> {
     Ok(following.into_iter().collect())
 }
 
-/// The row of an open session with both bounds raised.
+/// The row of an open session with both bounds raised, and with the time at which it was seen.
 pub(crate) fn raise(
     ctx: &mut Apply<'_>,
     session: SessionId,
@@ -93,11 +99,14 @@ pub(crate) fn raise(
 ) -> KvResult<Option<SessionRow>> {
     let key = tables::session(session);
     let Some(mut row) = get_row::<SessionRow>(&*ctx.kv, &key)? else { return Ok(None) };
-    if acked_below > row.acked_below || floor > row.floor {
+    let now_ms = ctx.stamp.log_ms;
+    let is_older = now_ms >= row.seen_ms.saturating_add(SEEN_STEP_MS);
+    if acked_below > row.acked_below || floor > row.floor || is_older {
         let acknowledged = rows::kept_answer(session, acked_below);
         drop_answers(ctx, session, row.acked_below, &acknowledged)?;
         row.acked_below = row.acked_below.max(acked_below);
         row.floor = row.floor.max(floor);
+        row.seen_ms = row.seen_ms.max(now_ms);
         put_row(ctx.kv, &key, &row)?;
     }
     Ok(Some(row))

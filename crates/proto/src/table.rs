@@ -122,4 +122,13 @@ pub struct SessionRow {
     pub follows: bool,
     /// Inode numbers that were set aside for it: ranges, ascending.
     pub numbers: Vec<(u64, u64)>,
+    /// Log time at which it was opened, renewed or used last, to within a second; 0: not known, as in rows that were
+    /// written before there was this field.
+    #[serde(deserialize_with = "u64_or_zero")]
+    pub seen_ms: u64,
+}
+
+/// The last field of a row, or 0 where the row ends before it.
+fn u64_or_zero<'de, D: serde::Deserializer<'de>>(rest: D) -> Result<u64, D::Error> {
+    Ok(u64::deserialize(rest).unwrap_or(0))
 }

@@ -157,3 +157,31 @@ fn changes_are_recorded() {
     assert_eq!(world.entry(|ctx| changes::trim(ctx, 5, 3).unwrap()), 1);
     assert_eq!(changes::read(&world.kv, 0, 100).unwrap(), all[4..]);
 }
+
+/// The row of a session says when it was opened, renewed or used last, to within a second, and never goes back. A row
+/// without that time reads as one of which it is not known.
+#[test]
+fn sessions_show_when_they_were_seen() {
+    let mut world = World::new();
+    let session = world.session;
+    let seen = |world: &World| {
+        let sessions = sessions::list(&world.kv, None, 10).unwrap();
+        sessions.into_iter().find(|(id, _)| *id == session).expect("it is open").1.seen_ms
+    };
+    let opened = seen(&world);
+    assert!(opened > 0);
+    world.waited_ms += 10_000;
+    assert_eq!(seen(&world), opened, "waiting alone is no sign of life");
+    world.entry(|ctx| sessions::renew(ctx, session, 0, 0).unwrap()).unwrap();
+    assert_eq!(seen(&world), world.log_ms());
+    world.waited_ms += 10_000;
+    assert!(world.batch(&batch(session, 1, &[(1, "a")]))[0].is_ok());
+    assert_eq!(seen(&world), world.log_ms());
+
+    let row = everhold_proto::table::SessionRow { floor: 3, seen_ms: 5, ..Default::default() };
+    let mut bytes = everhold_proto::codec::encode_row(&row);
+    assert_eq!(bytes.pop(), Some(5));
+    let older: everhold_proto::table::SessionRow =
+        everhold_proto::codec::decode_row(&bytes).expect("it ends one field earlier");
+    assert_eq!((older.floor, older.seen_ms), (3, 0));
+}

@@ -14,9 +14,10 @@ use everhold_consensus::{Consensus, RaftStatus, Role};
 use everhold_proto::kv::{KvRead, KvResult, get_row, prefix_end};
 use everhold_proto::limits::{DEAD_GRACE_MS, SESSION_TTL_MS};
 use everhold_proto::map::ClusterMap;
+use everhold_proto::table::SessionRow;
 use everhold_proto::tables::{self, Header, Key, Table};
 use everhold_proto::{Error, NodeId, SessionId};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,7 +134,7 @@ fn look_slowly(node: &Node, consensus: &Consensus) -> Result<(Arc<ClusterMap>, S
     let newest = node.local_map()?;
     let log_ms = log_ms(node, consensus)?;
     let (map, open, sweepable) = consensus
-        .read(|kv, _| Ok((reads::load_map(kv)?, open_sessions(kv)?, is_sweepable(kv, log_ms)?)))?;
+        .read(|kv, _| Ok((reads::load_map(kv)?, open_sessions(kv, log_ms)?, is_sweepable(kv, log_ms)?)))?;
     debug_assert!(map.epoch >= newest.epoch, "the replica is not behind its own cache");
     let ttl = Duration::from_millis(SESSION_TTL_MS);
     let heard = node.observations.nodes();
@@ -172,15 +173,15 @@ pub(super) fn membership(status: &RaftStatus) -> Membership {
     members
 }
 
-fn open_sessions(kv: &dyn KvRead) -> KvResult<BTreeSet<SessionId>> {
-    let from = Key::new(Table::Session).done();
-    let mut open = BTreeSet::new();
-    kv.scan(&from, &prefix_end(&from), &mut |key, _| {
-        let id = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-        open.extend(id.map(SessionId));
-        ControlFlow::Continue(())
-    })?;
-    Ok(open)
+/// Open sessions, and for how long the leaders have not seen them by what is recorded. Log time is time in which
+/// somebody led, so a gap between two leaders counts for nobody.
+fn open_sessions(kv: &dyn KvRead, log_ms: u64) -> KvResult<BTreeMap<SessionId, Duration>> {
+    let open = everhold_namespace::sessions::list(kv, None, usize::MAX)?.into_iter();
+    let age = |row: &SessionRow| match row.seen_ms {
+        0 => Duration::ZERO,
+        seen_ms => Duration::from_millis(log_ms.saturating_sub(seen_ms)),
+    };
+    Ok(open.map(|(session, row)| (session, age(&row))).collect())
 }
 
 /// Whether a sweep at this log time would find something to do.

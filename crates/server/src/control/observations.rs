@@ -8,6 +8,7 @@
 use everhold_proto::command::DiskUsage;
 use everhold_proto::limits::NODES_MAX;
 use everhold_proto::map::ClusterMap;
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::rpc::{BreakerStatus, DiskSpeed, Heartbeat, HeartbeatReply, RepairProgress};
 use everhold_proto::{DiskId, Epoch, NodeId, SessionId};
 use parking_lot::Mutex;
@@ -24,6 +25,9 @@ const PENDING_MAX: usize = 8192;
 const DISKS_PER_NODE_MAX: usize = 256;
 /// Sessions whose renewals are remembered: far more clients than one leader serves.
 const SESSIONS_MAX: usize = 1 << 18;
+/// A session that lives is heard of by a new leader within this time, whatever its row says: mounts follow the feed all
+/// the time, and who could not renew its session tries again each second.
+const FIRST_WORD: Duration = Duration::from_secs(3);
 /// A node that registered is in the published map well before this.
 const STRANGE_AFTER: Duration = Duration::from_secs(2);
 /// Older figures of disks say nothing.
@@ -321,19 +325,25 @@ impl Observations {
         self.inner.lock().rebalance
     }
 
-    /// Sessions of `open` that were not seen for `ttl`. One that was never seen counts from now on:
-    /// deadlines start anew with a leader.
+    /// Sessions of `open` that were not seen for `ttl`. One that this leader has not heard of is as old as its row says
+    /// (the value: for how long the leaders had not seen it), but has [`FIRST_WORD`] to be heard of.
     pub fn expired_sessions(
         &self,
-        open: &BTreeSet<SessionId>,
+        open: &BTreeMap<SessionId, Duration>,
         ttl: Duration,
         now: Instant,
     ) -> Vec<SessionId> {
         let mut inner = self.inner.lock();
-        inner.sessions.retain(|session, _| open.contains(session));
+        inner.sessions.retain(|session, _| open.contains_key(session));
         let mut expired = Vec::new();
-        for session in open {
-            let seen = *inner.sessions.entry(*session).or_insert(now);
+        for (session, age) in open {
+            let age = match planted::has(Bug::SessionAgeReset) {
+                true => Duration::ZERO,
+                false => (*age).min(ttl.saturating_sub(FIRST_WORD)),
+            };
+            // A machine that runs for less than this age has a clock that starts later.
+            let then = now.checked_sub(age).unwrap_or(now);
+            let seen = *inner.sessions.entry(*session).or_insert(then);
             if now.saturating_duration_since(seen) > ttl {
                 expired.push(*session);
             }
@@ -504,15 +514,40 @@ mod tests {
         assert!((rate - 150.0).abs() < 1e-6, "{rate}");
     }
 
-    /// A session expires one TTL after it was last seen, or after this leader first looked.
+    /// A session expires one TTL after it was last seen.
     #[test]
     fn sessions_expire_by_the_leaders_clock() {
-        let (seen, start, ttl) = (Observations::new(), Instant::now(), Duration::from_secs(30));
-        let open: BTreeSet<_> = [SessionId(1), SessionId(2)].into();
+        let ttl = Duration::from_secs(30);
+        let (seen, start) = (Observations::new(), Instant::now() + ttl);
+        let young = Duration::ZERO;
+        let open: BTreeMap<_, _> = [(SessionId(1), young), (SessionId(2), young)].into();
         assert!(seen.expired_sessions(&open, ttl, start).is_empty());
         seen.session_seen(SessionId(1), start + Duration::from_secs(20));
         let late = start + Duration::from_secs(31);
         assert_eq!(seen.expired_sessions(&open, ttl, late), [SessionId(2)]);
+    }
+
+    /// Each leader goes on with the age that a session has: leaders that change do not keep a dead one. A living one is
+    /// heard of in time.
+    #[test]
+    fn the_age_of_a_session_survives_leaders() {
+        let ttl = Duration::from_secs(30);
+        let (seen, start) = (Observations::new(), Instant::now() + ttl);
+        let age = |seconds: u64| Duration::from_secs(seconds);
+        let rows = |dead: u64, living: u64| {
+            [(SessionId(1), age(dead)), (SessionId(2), age(living))].into()
+        };
+        let look = |open: &BTreeMap<_, _>, after| seen.expired_sessions(open, ttl, start + after);
+        assert!(look(&rows(20, 2), age(0)).is_empty());
+        seen.reset();
+        // Ten seconds later another one leads.
+        assert!(look(&rows(29, 11), age(10)).is_empty());
+        assert!(look(&rows(29, 11), age(11)).is_empty(), "it may just be about to be heard of");
+        assert_eq!(look(&rows(29, 11), age(10) + FIRST_WORD + age(1)), [SessionId(1)]);
+        seen.reset();
+        assert!(look(&rows(300, 30), age(40)).is_empty(), "nobody ends at the first look");
+        seen.session_seen(SessionId(2), start + age(41));
+        assert_eq!(look(&rows(300, 30), age(44)), [SessionId(1)]);
     }
 
     /// What clients tell of their breakers is bounded, shortened and forgotten.
