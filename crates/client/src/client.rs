@@ -2,12 +2,14 @@
 
 use crate::behind::{self, Behind};
 use crate::blocks::{Choices, Window};
+use crate::bound::Bound;
 use crate::cache::{self, Cache};
 use crate::error::{ClientError, Result};
 use crate::file::Dirty;
 use crate::health::{Budget, Peers};
 use crate::losses::Losses;
 use crate::meta::{Combiner, Doubt, View};
+use crate::openings::{self, Openings};
 use crate::presence::{self, Presence};
 use crate::session::Session;
 use crate::stats::{Stats, StatsSnapshot};
@@ -16,15 +18,13 @@ use arc_swap::ArcSwap;
 use everhold_env::{Env, Listener, Task};
 use everhold_proto::fs::{FsAnswer, FsOp, FsQuery, FsReply, Owner};
 use everhold_proto::map::ClusterMap;
-use everhold_proto::rpc::{
-    BreakerStatus, EndSession, Hello, OpenSession, RenewSession, ReportUnreachable, Rpc,
-};
-use everhold_proto::{Error, Kind, NodeId};
+use everhold_proto::rpc::{BreakerStatus, EndSession, Hello, OpenSession, ReportUnreachable, Rpc};
+use everhold_proto::{Error, Kind, NodeId, SessionId};
 use parking_lot::Mutex;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 /// How often the map is asked for; each answer says only "nothing new" most of the time.
@@ -39,6 +39,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const BACKGROUND_LIMIT: Duration = Duration::from_secs(2);
 /// The session is renewed so many times per time to live.
 const RENEWALS_PER_TTL: u32 = 5;
+/// After a renewal that failed, and how often it is tried again before the next one is due anyway.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
+const RENEW_TRIES: u32 = 5;
 
 /// What a client may be told.
 #[derive(Clone, Debug)]
@@ -120,6 +123,14 @@ pub struct Client {
     session: ArcSwap<Session>,
     /// Held while a session is opened.
     opening: tokio::sync::Mutex<()>,
+    /// Held while it is asked whether the session lives.
+    pub(crate) confirming: tokio::sync::Mutex<()>,
+    /// The current one.
+    pub(crate) sessions: watch::Sender<SessionId>,
+    /// Files that are changed in one session or not at all.
+    pub(crate) bound: Bound,
+    /// Files that are open here.
+    pub(crate) openings: Arc<Openings>,
     renew_every: Duration,
     background: Mutex<Vec<Task<()>>>,
 }
@@ -155,6 +166,10 @@ impl Client {
             queries: Combiner::default(),
             session: ArcSwap::from_pointee(Session::new(Default::default())),
             opening: tokio::sync::Mutex::default(),
+            confirming: tokio::sync::Mutex::default(),
+            sessions: watch::Sender::new(SessionId::default()),
+            bound: Bound::default(),
+            openings: Arc::new(Openings::new()),
             renew_every: Duration::ZERO,
             background: Mutex::default(),
             env,
@@ -256,15 +271,19 @@ impl Client {
 
     async fn open_session(&self, deadline: Instant) -> Result<Duration, Error> {
         let open = OpenSession { client: self.options.name.clone(), follows: self.options.follow };
+        let sent = self.env.clock.now();
         // Opened twice, the first one is never used and ends by itself.
         let opened = self.ask_leader(&open, deadline, &mut Doubt::default()).await?;
-        self.session.store(Arc::new(Session::new(opened.session)));
+        let ttl = Duration::from_millis(opened.ttl_ms.max(1000));
+        self.session.store(Arc::new(Session::opened(opened.session, ttl, sent)));
         if let Some(behind) = &self.behind {
             let lost = behind.session_opened(opened.session, &self.losses);
             self.forget_lost(lost);
         }
+        self.openings.session_opened();
+        self.sessions.send_replace(opened.session);
         self.stats.sessions.fetch_add(1, Ordering::Relaxed);
-        Ok(Duration::from_millis(opened.ttl_ms.max(1000)))
+        Ok(ttl)
     }
 
     async fn learn_cluster(&self, deadline: Instant) -> Result<()> {
@@ -337,23 +356,22 @@ impl Client {
         if let Some(listener) = listener {
             background.push(self.env.tasks.spawn(presence::run(listener, self.env.clock)));
         }
+        let registered = openings::run(Arc::downgrade(self), self.openings.clone());
+        background.push(self.env.tasks.spawn(registered));
         *self.background.lock() = background;
     }
 
     async fn renew(self: Arc<Self>) {
-        let session = self.session();
-        let renew = RenewSession {
-            session: session.id,
-            acked_below: session.acked_below(),
-            floor: session.floor(),
-        };
-        let deadline = self.env.clock.now() + self.renew_every;
-        let result = match self.ask_leader(&renew, deadline, &mut Doubt::default()).await {
-            Err(e) if e.kind == Kind::NotFound => self.replace_session(&session, deadline).await,
-            other => other,
-        };
-        if let Err(e) = result {
-            tracing::info!(session = %session.id, error = %e, "the session was not renewed");
+        for _ in 0..RENEW_TRIES {
+            let session = self.session();
+            let deadline = self.env.clock.now() + self.renew_every;
+            match self.renew_by(&session, deadline).await {
+                Ok(()) => return,
+                Err(e) => {
+                    tracing::info!(session = %session.id, error = %e, "the session was not renewed")
+                }
+            }
+            self.env.clock.sleep(RENEW_AGAIN).await;
         }
     }
 

@@ -12,6 +12,7 @@
 mod admission;
 mod behind;
 mod blocks;
+mod bound;
 mod buffers;
 mod cache;
 mod client;
@@ -24,6 +25,7 @@ mod health;
 mod inode;
 mod losses;
 mod meta;
+mod openings;
 mod presence;
 mod session;
 mod stats;

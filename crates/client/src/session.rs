@@ -7,11 +7,18 @@ use everhold_proto::{BlockId, SessionId};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Most that the newest request number may be ahead of the oldest open one. Below
 /// `limits::SESSION_WINDOW`, so that the cluster never has to refuse one.
 pub(crate) const WINDOW: u64 = 768;
+
+/// A session is certainly alive for its time to live less one part of so many, after the last answer of the log in it:
+/// clocks drift, and the log notes a sign of life to within a second.
+const MARGIN_PARTS: u32 = 5;
 
 /// Numbers that are given out in order and settled in any order.
 #[derive(Debug)]
@@ -57,6 +64,11 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     requests: Mutex<Outstanding>,
     blocks: Mutex<Outstanding>,
+    /// How long it lives without a word of its client.
+    ttl: Duration,
+    /// It has not ended before.
+    alive_until: Mutex<Option<Instant>>,
+    ended: AtomicBool,
     /// Told when requests are settled.
     pub(crate) settled: Notify,
 }
@@ -76,8 +88,46 @@ pub(crate) struct OpenRequests {
 }
 
 impl Session {
+    /// A session that nothing is known of.
     pub(crate) fn new(id: SessionId) -> Self {
-        Session { id, requests: Mutex::default(), blocks: Mutex::default(), settled: Notify::new() }
+        Session {
+            id,
+            requests: Mutex::default(),
+            blocks: Mutex::default(),
+            ttl: Duration::ZERO,
+            alive_until: Mutex::new(None),
+            ended: AtomicBool::new(false),
+            settled: Notify::new(),
+        }
+    }
+
+    /// A session that was opened by a question that was sent at `sent`.
+    pub(crate) fn opened(id: SessionId, ttl: Duration, sent: Instant) -> Self {
+        let session = Session { ttl, ..Session::new(id) };
+        session.confirmed(sent);
+        session
+    }
+
+    /// The log took a question in this session, which was sent at `sent` or later.
+    pub(crate) fn confirmed(&self, sent: Instant) {
+        let until = sent + self.ttl.saturating_sub(self.ttl / MARGIN_PARTS);
+        let mut alive = self.alive_until.lock();
+        *alive = (*alive).max(Some(until));
+    }
+
+    /// Whether it has certainly not ended by `now`.
+    pub(crate) fn lives_at(&self, now: Instant) -> bool {
+        !self.has_ended() && self.alive_until.lock().is_some_and(|until| now < until)
+    }
+
+    /// The cluster said that it has ended.
+    pub(crate) fn ended(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Whether the cluster said that it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Request numbers, if the window allows so many now.
@@ -166,6 +216,20 @@ mod tests {
         assert_eq!(session.floor(), 1);
         drop(first);
         assert_eq!(session.floor(), 3);
+    }
+
+    #[test]
+    fn a_session_lives_for_less_than_its_time_after_the_last_answer() {
+        let (sent, ttl) = (Instant::now(), Duration::from_secs(30));
+        let session = Session::opened(SessionId(9), ttl, sent);
+        let at = |seconds| sent + Duration::from_secs(seconds);
+        assert!(session.lives_at(at(23)) && !session.lives_at(at(24)));
+        session.confirmed(at(20));
+        session.confirmed(at(10));
+        assert!(session.lives_at(at(43)) && !session.lives_at(at(44)), "answers may be late");
+        session.ended();
+        assert!(!session.lives_at(at(21)));
+        assert!(!Session::new(SessionId(9)).lives_at(sent));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::coherence::News;
 use crate::dirs::Dir;
 use crate::failure::{Failure, Outcome};
 use crate::files::Files;
+use crate::lost_locks::HeldLocks;
 use crate::names::Names;
 use crate::stats::{self, Op, Stats};
 use crate::table::Table;
@@ -23,6 +24,8 @@ const SLOW: Duration = Duration::from_secs(5);
 pub(crate) struct Edge {
     pub(crate) client: Arc<Client>,
     pub(crate) files: Files,
+    /// Locks that programs hold.
+    pub(crate) locks: HeldLocks,
     pub(crate) dirs: Table<Dir>,
     pub(crate) stats: Stats,
     /// The way to the kernel's caches, once the mount is there.
@@ -41,6 +44,7 @@ impl Edge {
         Arc::new(Edge {
             files: Files::new(client.clone()),
             client,
+            locks: HeldLocks::default(),
             dirs: Table::default(),
             stats: Stats::default(),
             notifier: OnceLock::new(),

@@ -1,18 +1,17 @@
 //! Open files: one `OpenFile` for each inode, any number of handles for it.
 //!
-//! An opening that lasts is registered with the cluster, so that the file outlives its last name. Most do
-//! not last, and cost the cluster nothing.
+//! The client registers an opening that lasts with the cluster, so that the file outlives its last name
+//! ([`Client::opened`]).
 
+use crate::lost_locks::Hold;
 use everhold_client::{Client, LossMark, OpenFile};
 use everhold_proto::fs::Attr;
 use everhold_proto::{InodeId, SessionId};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// An opening that lasts longer is registered.
-const REGISTER_AFTER: Duration = Duration::from_millis(500);
 /// Bytes that were written so long ago are committed, asked or not.
 const FLUSH_AFTER: Duration = Duration::from_secs(2);
 /// Files of which it is remembered which version the kernel has pages of.
@@ -25,6 +24,8 @@ pub(crate) struct Handle {
     pub(crate) strict: bool,
     /// What of the file's losses its program was told.
     pub(crate) told: LossMark,
+    /// What it has to do with locks.
+    pub(crate) hold: Hold,
 }
 
 /// All open files of a mount.
@@ -48,23 +49,20 @@ struct Inner {
 struct Opened {
     file: Arc<OpenFile>,
     handles: usize,
-    since: Instant,
-    registered: bool,
 }
 
 impl Inner {
-    fn close(&mut self, number: u64) -> Option<(Arc<Handle>, bool)> {
+    fn close(&mut self, number: u64, client: &Client) -> Option<Arc<Handle>> {
         let handle = self.handles.remove(&number)?;
         let inode = handle.file.inode();
-        let mut registered = false;
         if let Some(opened) = self.by_inode.get_mut(&inode) {
             opened.handles -= 1;
             if opened.handles == 0 {
-                registered = opened.registered;
                 self.by_inode.remove(&inode);
+                client.closed(inode);
             }
         }
-        Some((handle, registered))
+        Some(handle)
     }
 }
 
@@ -98,14 +96,14 @@ impl Files {
     /// the opening began.
     pub(crate) fn open(&self, file: Arc<OpenFile>, strict: bool, told: LossMark) -> u64 {
         let mut inner = self.inner.lock();
-        let opened = inner.by_inode.entry(file.inode()).or_insert_with(|| Opened {
-            file,
-            handles: 0,
-            since: Instant::now(),
-            registered: false,
-        });
+        let inode = file.inode();
+        let opened = inner.by_inode.entry(inode).or_insert_with(|| Opened { file, handles: 0 });
         opened.handles += 1;
-        let handle = Handle { file: opened.file.clone(), strict, told };
+        if opened.handles == 1 {
+            self.client.opened(inode);
+        }
+        let (file, hold) = (opened.file.clone(), Hold::default());
+        let handle = Handle { file, strict, told, hold };
         inner.next += 1;
         let number = inner.next;
         inner.handles.insert(number, Arc::new(handle));
@@ -117,18 +115,25 @@ impl Files {
         self.inner.lock().handles.get(&number).cloned()
     }
 
-    /// A handle is closed. With the last one the file is, and `true` says that the cluster must be told.
-    pub(crate) fn close(&self, number: u64) -> Option<(Arc<Handle>, bool)> {
-        self.inner.lock().close(number)
+    /// Whether a file is open through another handle too, which did not lose a lock.
+    pub(crate) fn has_others(&self, handle: &Arc<Handle>) -> bool {
+        let is_other = |other: &Arc<Handle>| {
+            other.file.inode() == handle.file.inode() && !other.hold.is_lost()
+        };
+        self.inner.lock().handles.values().any(is_other)
     }
 
-    /// The same if nothing waits for a commit and nobody has to be told; `false`: it is still open.
+    /// A handle is closed. With the last one the file is.
+    pub(crate) fn close(&self, number: u64) -> Option<Arc<Handle>> {
+        self.inner.lock().close(number, &self.client)
+    }
+
+    /// The same if nothing waits for a commit, and no lock was taken through it; `false`: it is still open.
     pub(crate) fn close_clean(&self, number: u64) -> bool {
         let mut inner = self.inner.lock();
-        let file = inner.handles.get(&number).map(|handle| &handle.file);
-        let opened = file.and_then(|file| inner.by_inode.get(&file.inode()));
-        opened.is_some_and(|opened| opened.file.is_clean() && !opened.registered)
-            && inner.close(number).is_some()
+        let handle = inner.handles.get(&number);
+        handle.is_some_and(|handle| handle.file.is_clean() && handle.hold.is_free())
+            && inner.close(number, &self.client).is_some()
     }
 
     /// Notes that the kernel's pages of a file are of `attr`'s version from now on; says whether they were
@@ -157,32 +162,18 @@ impl Files {
         self.inner.lock().locks.remove(&(inode, owner))
     }
 
-    /// Commits what has waited long and registers openings that last. To be called about once a second.
+    /// Commits what has waited long. To be called about once a second.
     pub(crate) async fn tend(&self) {
-        let now = Instant::now();
-        let (mut stale, mut lasting) = (Vec::new(), Vec::new());
-        {
-            let mut inner = self.inner.lock();
-            for (inode, opened) in &mut inner.by_inode {
-                if opened.file.dirty_since().is_some_and(|since| since.elapsed() >= FLUSH_AFTER) {
-                    stale.push(opened.file.clone());
-                }
-                if !opened.registered && now.duration_since(opened.since) >= REGISTER_AFTER {
-                    opened.registered = true;
-                    lasting.push(*inode);
-                }
-            }
-        }
-        for file in stale {
+        let is_stale = |file: &Arc<OpenFile>| {
+            file.dirty_since().is_some_and(|since| since.elapsed() >= FLUSH_AFTER)
+        };
+        let files: Vec<_> = {
+            let inner = self.inner.lock();
+            let files = inner.by_inode.values().map(|opened| &opened.file);
+            files.filter(|file| is_stale(file)).cloned().collect()
+        };
+        for file in files {
             file.flush_behind().await;
-        }
-        for inode in lasting {
-            if let Err(e) = self.client.open_handle(inode).await {
-                tracing::debug!(%inode, error = %e, "an open file was not registered");
-                if let Some(opened) = self.inner.lock().by_inode.get_mut(&inode) {
-                    opened.registered = false;
-                }
-            }
         }
     }
 

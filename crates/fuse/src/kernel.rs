@@ -117,7 +117,7 @@ impl Filesystem for Kernel {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -134,7 +134,8 @@ impl Filesystem for Kernel {
             consistency: None,
         };
         let inode = convert::inode(ino);
-        self.serve_attr(Op::SetAttr, reply, |edge| edge.setattr(inode, set));
+        let fh = fh.map(|fh| fh.0);
+        self.serve_attr(Op::SetAttr, reply, |edge| edge.setattr_through(fh, inode, set));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -457,7 +458,7 @@ impl Filesystem for Kernel {
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         lock_owner: LockOwner,
         start: u64,
         end: u64,
@@ -466,7 +467,7 @@ impl Filesystem for Kernel {
         reply: ReplyLock,
     ) {
         let (inode, owner, range) = (convert::inode(ino), lock_owner.0, lock_range(start, end));
-        let asked = LockRequest { inode, owner, range, kind: typ, pid };
+        let asked = LockRequest { inode, handle: fh.0, owner, range, kind: typ, pid };
         let answer = move |result: Result<Option<LockInfo>, Errno>| match result {
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
             Ok(Some(lock)) => {
@@ -485,7 +486,7 @@ impl Filesystem for Kernel {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         lock_owner: LockOwner,
         start: u64,
         end: u64,
@@ -495,7 +496,7 @@ impl Filesystem for Kernel {
         reply: ReplyEmpty,
     ) {
         let (inode, owner, range) = (convert::inode(ino), lock_owner.0, lock_range(start, end));
-        let asked = LockRequest { inode, owner, range, kind: typ, pid: req.pid() };
+        let asked = LockRequest { inode, handle: fh.0, owner, range, kind: typ, pid: req.pid() };
         self.serve_empty(Op::SetLock, reply, |edge| edge.setlk(asked, sleep));
     }
 

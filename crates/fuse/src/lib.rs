@@ -18,6 +18,7 @@ mod edge;
 mod failure;
 mod files;
 mod kernel;
+mod lost_locks;
 pub mod mount;
 mod names;
 mod ops;

@@ -59,6 +59,7 @@ pub struct Mounted {
     session: BackgroundSession,
     edge: Arc<Edge>,
     tending: JoinHandle<()>,
+    watching: JoinHandle<()>,
 }
 
 /// Mounts the cluster of `client` on the directory `path`. A stale mount there, whose process has died, is
@@ -108,7 +109,8 @@ pub fn mount(
             tended.names.tend(Instant::now());
         }
     });
-    Ok(Mounted { session, edge, tending })
+    let watching = tokio::spawn(crate::lost_locks::watch(edge.clone()));
+    Ok(Mounted { session, edge, tending, watching })
 }
 
 /// Lets the kernel read more ahead than its usual 128 KiB: a stream is then a few large requests at a time instead of
@@ -238,7 +240,7 @@ impl Mounted {
     /// Commits what was written and unmounts. Says how many files could not be committed. Fails when programs
     /// still use it: then nobody answers them any more, and the caller does best to [`detach`] it.
     pub async fn unmount(self) -> io::Result<usize> {
-        let Mounted { mut session, edge, tending } = self;
+        let Mounted { mut session, edge, tending, watching } = self;
         let failed = edge.files.flush_all().await;
         // Unmounting waits for requests that this runtime answers.
         let end = move || match session.guard.is_finished() {
@@ -254,6 +256,7 @@ impl Mounted {
         let result = tokio::task::spawn_blocking(end).await;
         let failed = failed + edge.files.flush_all().await;
         tending.abort();
+        watching.abort();
         match result {
             Ok(Ok(())) => Ok(failed),
             Ok(Err(e)) => Err(e),

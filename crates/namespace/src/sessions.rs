@@ -27,7 +27,8 @@ pub fn open(ctx: &mut Apply<'_>, client: &str, follows: bool) -> KvResult<Sessio
     let id = SessionId(ctx.index.0);
     let client = client[..client.floor_char_boundary(CLIENT_BYTES_MAX)].to_string();
     let seen_ms = ctx.stamp.log_ms;
-    let row = SessionRow { floor: 0, acked_below: 1, client, follows, numbers: Vec::new(), seen_ms };
+    let row =
+        SessionRow { floor: 0, acked_below: 1, client, follows, numbers: Vec::new(), seen_ms };
     put_row(ctx.kv, &tables::session(id), &row)?;
     Ok(id)
 }

@@ -88,7 +88,9 @@ impl Behind {
         }
         let now = client.env.clock.now();
         let mut state = self.state.lock();
-        if !client.holds_at(now) || !state.activity.is_active() {
+        // Where it belongs to another session, the commit itself is refused.
+        let may = client.bound.allows_file(inode, state.session);
+        if !client.holds_at(now) || !state.activity.is_active() || !may {
             return Err(filling);
         }
         let (size, allocated, at) = (filling.size, filling.allocated, client.env.clock.wall());

@@ -103,6 +103,9 @@ impl Behind {
             false => state.holdings.plan_without_lease(op),
         };
         match plan {
+            Plan::Here if !client.bound.allows(op, state.session) => {
+                Step::Made(Err(FsError::Fenced))
+            }
             Plan::Here if needs_number(op) && !state.holdings.has_number() => Step::Numbers,
             Plan::Here if !state.activity.is_active() => Step::Announce,
             Plan::Here => Step::Made(state.make(op, client.env.clock.wall(), now)),

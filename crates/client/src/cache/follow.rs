@@ -78,6 +78,8 @@ async fn round(client: &Arc<Client>, cache: &Arc<Cache>) -> Result<(), Error> {
 }
 
 async fn tell(client: &Client, cache: &Cache, news: News) {
+    // What others changed may have lost its name.
+    news.inodes.keys().for_each(|inode| client.may_lose_name(*inode));
     let Some(hook) = cache.hook.get().filter(|_| !news.is_empty()).cloned() else { return };
     // No deadline: while it hangs nothing is acknowledged and the lease ends.
     client.env.tasks.blocking(move || pass_on(&*hook, &news)).await;

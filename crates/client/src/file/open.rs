@@ -5,6 +5,7 @@
 //! error. A read is of one version of the file with everything over it that was written here. Memory is
 //! bounded for each file and for the client.
 
+mod abandon;
 mod doubt;
 mod flush;
 mod fold;

@@ -95,6 +95,10 @@ impl Client {
         while !batch.is_empty() {
             let deadline = batch.iter().map(|w| w.deadline).max().expect("not empty");
             let session = self.session();
+            batch = self.refuse_bound(batch, &session);
+            if batch.is_empty() {
+                return;
+            }
             let Some(open) = self.number(&session, batch.len(), deadline).await else {
                 let busy = "too many changes wait for answers; nothing was done";
                 return fail_all(batch, &ClientError::new(Kind::Busy, busy));
@@ -112,6 +116,14 @@ impl Client {
                 return fail_all(batch, &e.into());
             }
         }
+    }
+
+    /// Gives back what may be done in a session, and fails what belongs to another one, which has ended.
+    fn refuse_bound(&self, batch: Batch, session: &Session) -> Batch {
+        let is_allowed = |w: &Waiting<FsOp, FsReply>| self.bound.allows(&w.item, session.id);
+        let (allowed, refused) = batch.into_iter().partition(is_allowed);
+        fail_all(refused, &ClientError::Fs(FsError::Fenced));
+        allowed
     }
 
     async fn number(
@@ -151,7 +163,13 @@ impl Client {
             floor: session.floor(),
             requests,
         });
+        let sent = self.env.clock.now();
         let result = self.ask_leader(&execute, deadline, doubt).await;
+        if let Ok(executed) = &result
+            && !executed.results.contains(&Err(FsError::NoSession))
+        {
+            session.confirmed(sent);
+        }
         drop(open);
         if let Some(cache) = &self.cache {
             note_own(cache, &execute.0, &result, *doubt);

@@ -28,4 +28,17 @@ impl Edge {
         }
         Ok(attr)
     }
+
+    /// The same through an open file, whose locks must still be there if the size is to change.
+    pub(crate) async fn setattr_through(
+        self: Arc<Self>,
+        handle: Option<u64>,
+        inode: InodeId,
+        set: SetAttr,
+    ) -> Outcome<Attr> {
+        if let (Some(_), Some(handle)) = (set.size, handle) {
+            self.handle_to_change(handle).await?;
+        }
+        self.setattr(inode, set).await
+    }
 }

@@ -1,10 +1,10 @@
 //! Opening, reading, writing, closing.
 
 use crate::edge::Edge;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::files::Handle;
 use bytes::Bytes;
-use everhold_client::LossMark;
+use everhold_client::{ClientError, LossMark};
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, Consistency, FileKind, FsError, Name, NewKind, Owner, SetAttr};
 use fuser::{Errno, FopenFlags, WriteFlags};
@@ -47,6 +47,7 @@ impl Edge {
         let handle = self.files.handle(handle);
         handle.is_some_and(|h| {
             h.file.is_clean()
+                && !h.hold.is_lost()
                 && !self.client.losses().is_news(&h.told)
                 && !self.files.may_hold(h.file.inode(), owner)
         })
@@ -101,8 +102,20 @@ impl Edge {
         Opened { attr, handle: self.files.open(file, strict, told), flags: how }
     }
 
+    /// The open file with a number. `ESTALE`: the file lost its last name while this mount was away, and is no more.
     pub(crate) fn handle(&self, number: u64) -> Outcome<Arc<Handle>> {
-        Ok(self.files.handle(number).ok_or(Errno::EBADF)?)
+        let handle = self.files.handle(number).ok_or(Errno::EBADF)?;
+        match self.client.is_gone(handle.file.inode()) {
+            true => Err(Errno::ESTALE.into()),
+            false => Ok(handle),
+        }
+    }
+
+    /// The same, for a change: its locks are still there.
+    pub(crate) async fn handle_to_change(self: &Arc<Self>, number: u64) -> Outcome<Arc<Handle>> {
+        let handle = self.handle(number)?;
+        self.check_locks(&handle).await?;
+        Ok(handle)
     }
 
     /// Fails once when what was done through a handle, or to its file, was lost since.
@@ -114,7 +127,7 @@ impl Edge {
     async fn flush_handle(&self, handle: &Handle) -> Outcome<()> {
         let flushed = handle.file.flush().await;
         self.tell_loss(handle)?;
-        Ok(flushed?)
+        flushed.map_err(of_open)
     }
 
     /// Makes everything durable that was done to a file, and tells of what was lost.
@@ -122,12 +135,12 @@ impl Edge {
         let flushed = handle.file.flush().await;
         let settled = self.client.until_settled(handle.file.inode()).await;
         self.tell_loss(handle)?;
-        Ok(flushed.and(settled)?)
+        flushed.and(settled).map_err(of_open)
     }
 
     /// Reads what is here already.
     pub(crate) fn read_at_once(&self, handle: u64, offset: u64, size: u32) -> Option<Bytes> {
-        let handle = self.files.handle(handle).filter(|handle| !handle.strict)?;
+        let handle = self.handle(handle).ok().filter(|handle| !handle.strict)?;
         handle.file.peek(offset, size as usize)
     }
 
@@ -141,7 +154,7 @@ impl Edge {
         if handle.strict {
             handle.file.changed();
         }
-        Ok(handle.file.read(offset, size as usize).await?)
+        handle.file.read(offset, size as usize).await.map_err(of_open)
     }
 
     pub(crate) async fn write(
@@ -152,16 +165,17 @@ impl Edge {
         flags: i32,
         how: WriteFlags,
     ) -> Outcome<u32> {
-        let handle = self.handle(handle)?;
+        let handle = self.handle_to_change(handle).await?;
         self.tell_loss(&handle)?;
         let count = data.len() as u32;
         let from_pages = how.contains(WriteFlags::FUSE_WRITE_CACHE);
         if flags & libc::O_APPEND != 0 && !from_pages {
             // The kernel's pages may end before what others appended: they are not of this version.
-            handle.file.append(data).await?;
+            handle.file.append(data).await.map_err(of_open)?;
             return Ok(count);
         }
-        handle.file.write(offset, &data).await?;
+        handle.file.write(offset, &data).await.map_err(of_open)?;
+        self.check_locks_again(&handle)?;
         if handle.strict || flags & (libc::O_SYNC | libc::O_DSYNC) != 0 {
             self.sync_handle(&handle).await?;
         }
@@ -170,7 +184,9 @@ impl Edge {
 
     /// Makes what was written durable.
     pub(crate) async fn fsync(self: Arc<Self>, handle: u64) -> Outcome<()> {
-        self.sync_handle(&*self.handle(handle)?).await
+        let handle = self.handle_to_change(handle).await?;
+        self.sync_handle(&handle).await?;
+        self.check_locks_again(&handle)
     }
 
     /// Makes the names in a directory durable.
@@ -183,10 +199,12 @@ impl Edge {
 
     /// A `close`: commits what was written, and gives up the `fcntl` locks of the process.
     pub(crate) async fn flush(self: Arc<Self>, handle: u64, owner: u64) -> Outcome<()> {
-        let handle = self.handle(handle)?;
+        let handle = self.files.handle(handle).ok_or(Errno::EBADF)?;
         let flushed = self.flush_handle(&handle).await;
+        let lost = handle.hold.last_word();
         self.unlock_all(handle.file.inode(), owner).await?;
-        flushed
+        flushed?;
+        lost.map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     /// The last descriptor is gone, and nothing has to be done for it but to forget it.
@@ -196,20 +214,27 @@ impl Edge {
 
     /// The last descriptor is gone. Programs do not learn of an error here; they did at `close`.
     pub(crate) async fn release(self: Arc<Self>, handle: u64, flock: Option<u64>) -> Outcome<()> {
-        let (handle, registered) = self.files.close(handle).ok_or(Errno::EBADF)?;
+        let handle = self.files.close(handle).ok_or(Errno::EBADF)?;
         let inode = handle.file.inode();
         let flushed = handle.file.flush().await;
         if let Err(e) = flushed
             && !matches!(e.fs(), Some(FsError::NotFound))
+            && !handle.hold.is_lost()
         {
             tracing::error!(%inode, error = %e, "written bytes were not committed at the last close");
         }
         if let Some(owner) = flock {
             self.unlock_all(inode, owner).await?;
         }
-        if registered && let Err(e) = self.client.release_handle(inode).await {
-            tracing::debug!(%inode, error = %e, "a registered opening was not taken back");
-        }
+        self.closed(&handle);
         Ok(())
+    }
+}
+
+/// An open file that is not there is gone, whatever its name was.
+fn of_open(e: ClientError) -> Failure {
+    match e.is_not_found() {
+        true => Errno::ESTALE.into(),
+        false => e.into(),
     }
 }

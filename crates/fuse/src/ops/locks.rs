@@ -22,6 +22,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(crate) struct LockRequest {
     pub(crate) inode: InodeId,
+    /// The open file.
+    pub(crate) handle: u64,
     pub(crate) owner: u64,
     pub(crate) range: RangeInclusive<u64>,
     /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
@@ -49,6 +51,7 @@ impl Edge {
     /// The lock that is in the way, if one is.
     pub(crate) async fn getlk(self: Arc<Self>, asked: LockRequest) -> Outcome<Option<LockInfo>> {
         let kind = asked.kind()?.ok_or(Errno::EINVAL)?;
+        self.handle_to_change(asked.handle).await?;
         let owner = LockOwner(asked.owner);
         let space = LockSpace::Posix;
         Ok(self.client.test_lock(asked.inode, space, owner, kind, asked.range).await?)
@@ -58,20 +61,22 @@ impl Edge {
     pub(crate) async fn setlk(self: Arc<Self>, asked: LockRequest, waits: bool) -> Outcome<()> {
         let LockRequest { inode, owner, pid, .. } = asked;
         let owner = LockOwner(owner);
+        self.handle_to_change(asked.handle).await?;
         let file = self.files.of(inode);
         let Some(kind) = asked.kind()? else {
             if let Some(file) = &file {
                 file.flush().await?;
             }
-            let unlocked = self.client.unlock(inode, LockSpace::Posix, owner, asked.range).await;
-            return Ok(unlocked?);
+            let range = asked.range.clone();
+            self.client.unlock(inode, LockSpace::Posix, owner, range).await?;
+            self.gave_up(inode, owner.0, &asked.range);
+            return Ok(());
         };
         let mut pause = PAUSE_MIN;
         loop {
             // Noted before it is asked for: an answer may be lost.
             self.files.note_lock(inode, owner.0);
-            let range = asked.range.clone();
-            match self.client.lock(inode, LockSpace::Posix, owner, kind, range, pid).await {
+            match self.lock_in_session(&asked, kind).await {
                 Err(e) if waits && matches!(e.fs(), Some(FsError::Locked)) => {}
                 Err(e) => return Err(e.into()),
                 Ok(()) => break,
@@ -97,6 +102,7 @@ impl Edge {
         if !self.files.take_lock(inode, owner) {
             return Ok(());
         }
+        self.gave_up(inode, owner, &(0..=u64::MAX));
         let (space, owner) = (LockSpace::Posix, LockOwner(owner));
         match self.client.unlock(inode, space, owner, 0..=u64::MAX).await {
             Err(e) if !e.is_not_found() => Err(Failure::Client(e)),

@@ -50,7 +50,15 @@ impl Edge {
     }
 
     pub(crate) async fn unlink(self: Arc<Self>, parent: InodeId, name: Name) -> Outcome<()> {
+        self.may_lose(parent, &name);
         Ok(self.client.unlink(parent, name, true).await?)
+    }
+
+    /// Who has open what a name stands for keeps it.
+    fn may_lose(&self, parent: InodeId, name: &Name) {
+        if let Some(Some(attr)) = self.client.peek_lookup(parent, name) {
+            self.client.may_lose_name(attr.inode);
+        }
     }
 
     pub(crate) async fn rmdir(self: Arc<Self>, parent: InodeId, name: Name) -> Outcome<()> {
@@ -69,6 +77,7 @@ impl Edge {
             RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return Err(Errno::EINVAL.into()),
         };
+        self.may_lose(new_parent, &new_name);
         self.client.rename_in(parent, name, new_parent, new_name, mode).await?;
         Ok(())
     }

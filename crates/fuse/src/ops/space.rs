@@ -46,7 +46,7 @@ impl Edge {
         length: u64,
         mode: i32,
     ) -> Outcome<()> {
-        let file = self.handle(handle)?.file.clone();
+        let file = self.handle_to_change(handle).await?.file.clone();
         let inode = file.inode();
         let end = offset.checked_add(length).filter(|end| *end <= FILE_BYTES_MAX);
         let end = end.ok_or(Errno::EFBIG)?;
@@ -85,7 +85,8 @@ impl Edge {
         (to, to_offset): (u64, u64),
         length: u64,
     ) -> Outcome<u32> {
-        let (source, target) = (self.handle(from)?.file.clone(), self.handle(to)?.file.clone());
+        let target = self.handle_to_change(to).await?.file.clone();
+        let source = self.handle(from)?.file.clone();
         source.flush().await?;
         target.flush().await?;
         let size = self.client.attr(source.inode()).await?.size;

@@ -133,8 +133,9 @@ fn look_slowly(node: &Node, consensus: &Consensus) -> Result<(Arc<ClusterMap>, S
     let now = node.env.clock.now();
     let newest = node.local_map()?;
     let log_ms = log_ms(node, consensus)?;
-    let (map, open, sweepable) = consensus
-        .read(|kv, _| Ok((reads::load_map(kv)?, open_sessions(kv, log_ms)?, is_sweepable(kv, log_ms)?)))?;
+    let (map, open, sweepable) = consensus.read(|kv, _| {
+        Ok((reads::load_map(kv)?, open_sessions(kv, log_ms)?, is_sweepable(kv, log_ms)?))
+    })?;
     debug_assert!(map.epoch >= newest.epoch, "the replica is not behind its own cache");
     let ttl = Duration::from_millis(SESSION_TTL_MS);
     let heard = node.observations.nodes();
