@@ -3,7 +3,7 @@
 use crate::coherence::News;
 use crate::dirs::Dir;
 use crate::failure::{Failure, Outcome};
-use crate::files::Files;
+use crate::files::{self, Files};
 use crate::lost_locks::HeldLocks;
 use crate::names::Names;
 use crate::stats::{self, Op, Stats};
@@ -25,7 +25,7 @@ pub(crate) struct Edge {
     pub(crate) client: Arc<Client>,
     pub(crate) files: Files,
     /// Locks that programs hold.
-    pub(crate) locks: HeldLocks,
+    pub(crate) locks: HeldLocks<files::Handle>,
     pub(crate) dirs: Table<Dir>,
     pub(crate) stats: Stats,
     /// The way to the kernel's caches, once the mount is there.

@@ -67,27 +67,44 @@ impl Hold {
 }
 
 /// A range that an owner has locked.
-struct Held {
+struct Held<H> {
     owner: u64,
     range: RangeInclusive<u64>,
-    /// Through which it was taken.
-    handle: Arc<Handle>,
+    /// The open file through which it was taken.
+    handle: Arc<H>,
     session: SessionId,
 }
 
 /// Locks that were taken through this mount and not given up, by file. At most as many as the cluster allows.
-#[derive(Default)]
-pub(crate) struct HeldLocks(Mutex<HashMap<InodeId, Vec<Held>>>);
+pub(crate) struct HeldLocks<H>(Mutex<HashMap<InodeId, Vec<Held<H>>>>);
 
-impl HeldLocks {
+impl<H> Default for HeldLocks<H> {
+    fn default() -> Self {
+        HeldLocks(Mutex::default())
+    }
+}
+
+impl AsRef<Hold> for Handle {
+    fn as_ref(&self) -> &Hold {
+        &self.hold
+    }
+}
+
+impl<H: AsRef<Hold>> HeldLocks<H> {
     /// A lock was got: it replaces what its owner had in the range.
-    fn took(&self, asked: &LockRequest, handle: &Arc<Handle>, session: SessionId) {
+    fn took(
+        &self,
+        inode: InodeId,
+        owner: u64,
+        range: RangeInclusive<u64>,
+        handle: &Arc<H>,
+        session: SessionId,
+    ) {
         let mut files = self.0.lock();
-        let held = files.entry(asked.inode).or_default();
-        let before = cut(held, asked.owner, &asked.range);
-        let (owner, range, handle) = (asked.owner, asked.range.clone(), handle.clone());
-        handle.hold.set(Some(session));
-        held.push(Held { owner, range, handle, session });
+        let held = files.entry(inode).or_default();
+        let before = cut(held, owner, &range);
+        (**handle).as_ref().set(Some(session));
+        held.push(Held { owner, range, handle: handle.clone(), session });
         free(held, before);
     }
 
@@ -111,9 +128,8 @@ impl HeldLocks {
     }
 
     /// The same for all that was locked through an open file.
-    fn closed(&self, handle: &Arc<Handle>) -> Option<SessionId> {
+    fn closed(&self, inode: InodeId, handle: &Arc<H>) -> Option<SessionId> {
         let mut files = self.0.lock();
-        let inode = handle.file.inode();
         let held = files.get_mut(&inode)?;
         let session = held.first()?.session;
         held.retain(|held| !Arc::ptr_eq(&held.handle, handle));
@@ -130,11 +146,11 @@ impl HeldLocks {
 
     /// Marks the open files whose locks hang on another session than `current`, and forgets these locks. Gives the open
     /// files, and the session of each.
-    fn lose(&self, current: SessionId) -> Vec<(Arc<Handle>, SessionId)> {
-        let mut lost: Vec<(Arc<Handle>, SessionId)> = Vec::new();
+    fn lose(&self, current: SessionId) -> Vec<(Arc<H>, SessionId)> {
+        let mut lost: Vec<(Arc<H>, SessionId)> = Vec::new();
         self.0.lock().retain(|_, held| {
             for gone in held.extract_if(.., |held| held.session != current) {
-                if !gone.handle.hold.lost.swap(true, Ordering::AcqRel) {
+                if !(*gone.handle).as_ref().lost.swap(true, Ordering::AcqRel) {
                     lost.push((gone.handle, gone.session));
                 }
             }
@@ -145,12 +161,12 @@ impl HeldLocks {
 }
 
 /// Takes a range out of what an owner holds. Gives the open files that had a part of it.
-fn cut(held: &mut Vec<Held>, owner: u64, range: &RangeInclusive<u64>) -> Vec<Arc<Handle>> {
+fn cut<H>(held: &mut Vec<Held<H>>, owner: u64, range: &RangeInclusive<u64>) -> Vec<Arc<H>> {
     let (from, to) = (*range.start(), *range.end());
-    let overlaps = |held: &mut Held| {
+    let overlaps = |held: &mut Held<H>| {
         held.owner == owner && *held.range.start() <= to && from <= *held.range.end()
     };
-    let cut: Vec<Held> = held.extract_if(.., overlaps).collect();
+    let cut: Vec<Held<H>> = held.extract_if(.., overlaps).collect();
     for Held { range, handle, session, .. } in &cut {
         let before = from.checked_sub(1).map(|last| *range.start()..=last);
         let after = to.checked_add(1).map(|first| first..=*range.end());
@@ -162,10 +178,10 @@ fn cut(held: &mut Vec<Held>, owner: u64, range: &RangeInclusive<u64>) -> Vec<Arc
 }
 
 /// Open files through which no lock is held any more hold none.
-fn free(held: &[Held], before: Vec<Arc<Handle>>) {
+fn free<H: AsRef<Hold>>(held: &[Held<H>], before: Vec<Arc<H>>) {
     for handle in before {
         if !held.iter().any(|held| Arc::ptr_eq(&held.handle, &handle)) {
-            handle.hold.set(None);
+            (*handle).as_ref().set(None);
         }
     }
 }
@@ -233,7 +249,7 @@ impl Edge {
                 self.unbind(inode, session);
                 continue;
             }
-            self.locks.took(asked, &handle, session);
+            self.locks.took(inode, asked.owner, asked.range.clone(), &handle, session);
             if client.session_id() == session {
                 return Ok(());
             }
@@ -250,7 +266,7 @@ impl Edge {
     /// An open file is closed: whatever was locked through it is not any more.
     pub(crate) fn closed(&self, handle: &Arc<Handle>) {
         if handle.hold.session().is_some_and(|_| !handle.hold.is_lost())
-            && let Some(session) = self.locks.closed(handle)
+            && let Some(session) = self.locks.closed(handle.file.inode(), handle)
         {
             self.client.unbind(handle.file.inode(), session);
         }
@@ -303,4 +319,66 @@ fn lost() -> ClientError {
     let text =
         "changes were lost: they were made beside a lock that ended with the client's session";
     ClientError::new(Kind::Fenced, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Open(Hold);
+
+    impl AsRef<Hold> for Open {
+        fn as_ref(&self) -> &Hold {
+            &self.0
+        }
+    }
+
+    const FILE: InodeId = InodeId(7);
+    const FIRST: SessionId = SessionId(1);
+    const SECOND: SessionId = SessionId(2);
+
+    fn open() -> Arc<Open> {
+        Arc::default()
+    }
+
+    #[test]
+    fn a_file_holds_a_lock_until_all_of_it_is_given_up() {
+        let (locks, one) = (HeldLocks::default(), open());
+        locks.took(FILE, 5, 10..=20, &one, FIRST);
+        assert!(!one.0.is_free());
+        assert_eq!(locks.gave_up(FILE, 6, &(0..=u64::MAX)), None, "another owner");
+        assert_eq!(locks.gave_up(FILE, 5, &(12..=15)), None, "both ends are left");
+        assert_eq!(locks.gave_up(FILE, 5, &(0..=11)), None);
+        assert!(!one.0.is_free());
+        assert_eq!(locks.gave_up(FILE, 5, &(16..=20)), Some(FIRST));
+        assert!(one.0.is_free() && !locks.are_on(FILE));
+    }
+
+    #[test]
+    fn a_lock_belongs_to_the_file_through_which_it_was_taken_last() {
+        let (locks, one, two) = (HeldLocks::default(), open(), open());
+        locks.took(FILE, 5, 0..=u64::MAX, &one, FIRST);
+        locks.took(FILE, 5, 0..=u64::MAX, &two, FIRST);
+        assert!(one.0.is_free() && !two.0.is_free());
+        locks.took(FILE, 5, 3..=4, &one, FIRST);
+        assert!(!one.0.is_free() && !two.0.is_free());
+        assert_eq!(locks.closed(FILE, &two), None);
+        assert_eq!(locks.closed(FILE, &one), Some(FIRST));
+    }
+
+    #[test]
+    fn with_the_session_its_locks_are_lost_and_no_others() {
+        let (locks, old, new, other) = (HeldLocks::default(), open(), open(), open());
+        locks.took(FILE, 5, 0..=1, &old, FIRST);
+        locks.took(FILE, 5, 4..=5, &old, FIRST);
+        locks.took(FILE, 6, 8..=9, &new, SECOND);
+        assert!(locks.lose(FIRST).iter().any(|(lost, _)| Arc::ptr_eq(lost, &new)));
+        let lost = locks.lose(SECOND);
+        assert_eq!(lost.len(), 1, "each file once");
+        assert!(Arc::ptr_eq(&lost[0].0, &old) && lost[0].1 == FIRST);
+        assert!(old.0.is_lost() && !other.0.is_lost() && other.0.is_free());
+        assert!(locks.lose(SECOND).is_empty() && !locks.are_on(FILE));
+        assert!(old.0.last_word().is_some() && old.0.last_word().is_none(), "told once at close");
+    }
 }

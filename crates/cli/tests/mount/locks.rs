@@ -129,6 +129,80 @@ fn a_signal_ends_the_wait() {
     drop(two);
 }
 
+fn inode_of(file: &File) -> everhold_proto::InodeId {
+    use std::os::unix::fs::MetadataExt;
+    everhold_proto::InodeId(file.metadata().unwrap().ino())
+}
+
+fn write_and_sync(file: &File, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()
+}
+
+/// What must become of a stale holder, once its mount goes on: see the tests.
+fn is_told_of_its_lost_lock(world: &Visit, one: File, beside: &File, two: &File, held: &[u8]) {
+    let is_lost = |result: std::io::Result<()>| {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EIO));
+    };
+    is_lost(write_and_sync(&one, b"stale"));
+    is_lost(write_and_sync(&one, b"stale, again"));
+    is_lost(one.sync_all());
+    is_lost(one.set_len(1));
+    is_lost(sys::lock(&one, libc::F_WRLCK, ALL, false));
+    let committed = world.client();
+    let content = || {
+        let read = committed.client.read_inode(inode_of(two), 0, 100);
+        committed.runtime.block_on(read).unwrap().1
+    };
+    assert_eq!(content(), held, "as the holder wrote it");
+    // Another open file of the same mount, which held no lock, is not concerned.
+    eventually("what was written under the lost lock to be dropped", || {
+        write_and_sync(beside, b"beside").ok()
+    });
+    assert_eq!(&content()[..6], b"beside");
+    sys::lock(two, libc::F_UNLCK, ALL, false).unwrap();
+    drop(one);
+    let anew = open_again(beside);
+    sys::lock(&anew, libc::F_WRLCK, ALL, false).unwrap();
+    write_and_sync(&anew, b"a new").unwrap();
+    assert_eq!(&content()[..6], b"a newe");
+}
+
+/// Who lost a lock with its session gets an error from the next write or its `fsync`, and from all further ones, until
+/// the file is closed. Here the mount believes that its session lives: the commit is refused.
+#[test]
+fn a_lost_lock_fails_its_open_file() {
+    let Some(world) = visit() else { return };
+    let (a, _b, one, two) = two(&world, "lost");
+    let beside = open_again(&one);
+    write_and_sync(&one, b"begin").unwrap();
+    sys::lock(&one, libc::F_WRLCK, ALL, false).unwrap();
+    let inode = inode_of(&one);
+    a.signal(rustix::process::Signal::STOP);
+    world.client().end_session_of(inode);
+    sys::lock(&two, libc::F_WRLCK, ALL, false).unwrap();
+    write_and_sync(&two, b"from the next holder").unwrap();
+    a.signal(rustix::process::Signal::CONT);
+    is_told_of_its_lost_lock(&world, one, &beside, &two, b"from the next holder");
+}
+
+/// The same when the mount stood still until the session had ended by itself.
+#[test]
+#[ignore = "a session outlives its client for 30 s; `just mount-slow` runs it"]
+fn a_lock_lost_by_a_pause_fails_its_open_file() {
+    let Some(world) = visit() else { return };
+    let (a, _b, one, two) = two(&world, "paused");
+    let beside = open_again(&one);
+    write_and_sync(&one, b"begin").unwrap();
+    sys::lock(&one, libc::F_WRLCK, ALL, false).unwrap();
+    a.signal(rustix::process::Signal::STOP);
+    sys::lock(&two, libc::F_WRLCK, ALL, true).unwrap();
+    write_and_sync(&two, b"from the next holder").unwrap();
+    a.signal(rustix::process::Signal::CONT);
+    is_told_of_its_lost_lock(&world, one, &beside, &two, b"from the next holder");
+}
+
 /// The locks of a mount that was killed end with its session.
 #[test]
 #[ignore = "a session outlives its client for 30 s; `just mount-slow` runs it"]

@@ -1,10 +1,12 @@
 //! Files that are open and have no name any more.
 
 use crate::common::{eventually, noise};
+use crate::sys;
 use crate::world::visit;
 use everhold_proto::InodeId;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 const LENGTH: usize = 300_000;
 
@@ -62,4 +64,52 @@ fn an_open_file_outlives_its_name() {
         attr.is_err_and(|e| e.is_not_found()).then_some(())
     });
     assert_eq!(std::fs::read(a.join("replaced")).unwrap(), b"new");
+}
+
+/// A file without a name that nobody has open: when it is gone, the cluster has let go of what was removed before it.
+fn remove_and_wait(directory: &Path, committed: &crate::world::Committed) {
+    let path = directory.join("closed");
+    std::fs::write(&path, noise(9, LENGTH)).unwrap();
+    let closed = InodeId(path.metadata().unwrap().ino());
+    std::fs::remove_file(path).unwrap();
+    eventually("the closed file to leave the cluster", || committed.lacks(closed).then_some(()));
+}
+
+/// A session that ends takes no open file with it that has a name: the next one keeps it, also without its name. A file
+/// that lost its name meanwhile is gone, and whoever uses it gets an error, never other bytes.
+#[test]
+fn open_files_outlive_a_session() {
+    let Some(world) = visit() else { return };
+    let (_, b) = world.directory("session");
+    let own = world.mount();
+    let open = |name: &str| {
+        std::fs::write(b.join(name), noise(1, LENGTH)).unwrap();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_DIRECT);
+        options.open(own.path().join("session").join(name)).unwrap()
+    };
+    let (kept, gone, locked) = (open("kept"), open("gone"), open("locked"));
+    sys::lock(&locked, libc::F_WRLCK, (0, 0), false).unwrap();
+    let inode = InodeId(locked.metadata().unwrap().ino());
+    let committed = world.client();
+    own.signal(rustix::process::Signal::STOP);
+    committed.end_session_of(inode);
+    std::fs::remove_file(b.join("gone")).unwrap();
+    remove_and_wait(&b, &committed);
+    own.signal(rustix::process::Signal::CONT);
+    let mut bytes = vec![0; LENGTH];
+    for _ in 0..2 {
+        let e = gone.read_exact_at(&mut bytes, 0).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::ESTALE));
+    }
+    kept.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == noise(1, LENGTH));
+    std::fs::remove_file(b.join("kept")).unwrap();
+    remove_and_wait(&b, &committed);
+    kept.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == noise(1, LENGTH));
+    kept.write_all_at(&noise(2, LENGTH), 0).unwrap();
+    kept.sync_all().unwrap();
+    kept.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == noise(2, LENGTH));
 }

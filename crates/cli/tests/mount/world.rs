@@ -3,6 +3,9 @@
 use crate::common::{Cluster, eventually};
 use everhold_client::{Client, ClientOptions};
 use everhold_env::Env;
+use everhold_proto::InodeId;
+use everhold_proto::fs::{LockKind, LockOwner, LockSpace};
+use everhold_proto::rpc::EndSession;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -156,6 +159,20 @@ impl Committed {
     /// Content of a file by its path in the cluster.
     pub(crate) fn read(&self, path: &str) -> Option<Vec<u8>> {
         self.runtime.block_on(self.client.get(path, 64 << 20)).ok().map(|bytes| bytes.to_vec())
+    }
+
+    /// Ends the session of whoever has locked all of a file, as the cluster does when nothing is heard of it.
+    pub(crate) fn end_session_of(&self, locked: InodeId) {
+        let (space, owner, kind) = (LockSpace::Posix, LockOwner(1), LockKind::Write);
+        let lock = self.client.test_lock(locked, space, owner, kind, 0..=u64::MAX);
+        let lock = self.runtime.block_on(lock).expect("it answers").expect("it is locked");
+        let end = EndSession { session: lock.session };
+        self.runtime.block_on(self.client.call_leader(&end)).expect("it ends");
+    }
+
+    /// Whether a file is no more.
+    pub(crate) fn lacks(&self, inode: InodeId) -> bool {
+        self.runtime.block_on(self.client.attr(inode)).is_err_and(|e| e.is_not_found())
     }
 }
 

@@ -1,10 +1,10 @@
 //! The tree by inodes, as a mount uses it.
 
 use crate::world::{World, content};
-use everhold_client::ClientOptions;
-use everhold_proto::InodeId;
+use everhold_client::{ClientOptions, OpenFile};
 use everhold_proto::fs::*;
 use everhold_proto::limits::COMMIT_EXTENTS_MAX;
+use everhold_proto::{InodeId, Kind};
 
 const ROOT: InodeId = InodeId::ROOT;
 const OWNER: Owner = Owner { uid: 1, gid: 2, mode: 0o666, umask: 0o022 };
@@ -88,4 +88,69 @@ async fn large_ranges_are_cloned_in_parts() {
     assert_eq!(e.fs(), Some(&FsError::Invalid));
     let attr = client.punch(target, 0, 1 << 40).await.unwrap();
     assert_eq!((attr.allocated, attr.size), (0, size - 1000 + 7));
+}
+
+/// Waits for a condition.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(30);
+    tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
+/// A file that is open here is kept without a name, by the next session too. One that lost its name while no session
+/// kept it is known to be gone.
+#[tokio::test]
+async fn openings_outlive_sessions() {
+    let world = World::new(3).await;
+    let (client, other) = (world.client().await, world.client().await);
+    let make = |text| client.create_node(ROOT, name(text), NewKind::File, OWNER, false);
+    let (kept, gone) = (make("kept").await.unwrap().inode, make("gone").await.unwrap().inode);
+    client.opened(kept);
+    client.opened(gone);
+    let handles = || world.state.lock().open_handles();
+    until("both to be registered", || handles() == 2).await;
+    other.unlink(ROOT, name("gone"), false).await.unwrap();
+    assert!(client.attr(gone).await.is_ok(), "it is open");
+    let before = client.session_id();
+    world.state.lock().end_sessions();
+    until("the file with a name to be registered again", || handles() == 1).await;
+    until("the other one to be known as gone", || client.is_gone(gone)).await;
+    assert_ne!(client.session_id(), before);
+    other.unlink(ROOT, name("kept"), false).await.unwrap();
+    assert!(client.attr(kept).await.is_ok() && !client.is_gone(kept));
+    client.closed(kept);
+    until("the last close to let it go", || handles() == 0).await;
+    assert!(client.attr(kept).await.unwrap_err().is_not_found());
+}
+
+/// Content that is bound to a session is committed in it or not at all, and can be given up.
+#[tokio::test]
+async fn bound_content_is_committed_in_its_session_only() {
+    let world = World::new(3).await;
+    let client = world.client().await;
+    let inode = client.create_node(ROOT, name("f"), NewKind::File, OWNER, false).await.unwrap();
+    let (file, session) = (OpenFile::new(client.clone(), inode.inode), client.session_id());
+    assert!(client.session_lives(session) && client.bind(file.inode(), session));
+    file.write(0, b"kept").await.unwrap();
+    file.flush().await.unwrap();
+    file.write(0, b"lost").await.unwrap();
+    world.state.lock().end_sessions();
+    for _ in 0..2 {
+        assert_eq!(file.flush().await.unwrap_err().kind(), Kind::Fenced);
+    }
+    assert!(!client.confirm_session(session).await.unwrap());
+    assert!(client.confirm_session(client.session_id()).await.unwrap());
+    assert!(!client.bind(file.inode(), client.session_id()), "the old bytes are not given up");
+    assert_eq!(file.abandon(None).await.unwrap(), 4);
+    client.unbind(file.inode(), session);
+    file.flush().await.unwrap();
+    assert_eq!(file.read(0, 9).await.unwrap(), b"kept"[..]);
+    assert!(client.bind(file.inode(), client.session_id()));
+    file.write(0, b"anew").await.unwrap();
+    file.flush().await.unwrap();
+    assert_eq!(client.read_inode(file.inode(), 0, 9).await.unwrap().1, b"anew"[..]);
 }

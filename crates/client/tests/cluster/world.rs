@@ -9,7 +9,7 @@ use everhold_proto::checksum::crc32c;
 use everhold_proto::codec::{decode, encode};
 use everhold_proto::command::{Answer, MapCommand};
 use everhold_proto::fs::SessionBatch;
-use everhold_proto::kv::MemKv;
+use everhold_proto::kv::{self, KvRead, MemKv};
 use everhold_proto::limits::UNLINKED_LINGER_MS;
 use everhold_proto::map::{ClusterMap, Labels, NodeState, Policy};
 use everhold_proto::rpc::{self, block};
@@ -175,6 +175,18 @@ impl State {
     pub(crate) fn end_lingering(&mut self) {
         self.waited_ms += UNLINKED_LINGER_MS;
         while self.entry(|ctx| everhold_namespace::reap(ctx, 1000).unwrap()) > 0 {}
+    }
+
+    /// Rows of open handles, of all sessions.
+    pub(crate) fn open_handles(&self) -> usize {
+        let from = tables::Key::new(tables::Table::OpenHandle).done();
+        let mut count = 0;
+        let counted = self.kv.scan(&from, &kv::prefix_end(&from), &mut |_, _| {
+            count += 1;
+            std::ops::ControlFlow::Continue(())
+        });
+        counted.unwrap();
+        count
     }
 
     pub(crate) fn end_sessions(&mut self) {
