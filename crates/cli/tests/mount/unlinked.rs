@@ -102,6 +102,7 @@ fn open_files_outlive_a_session() {
         let e = gone.read_exact_at(&mut bytes, 0).unwrap_err();
         assert_eq!(e.raw_os_error(), Some(libc::ESTALE));
     }
+    assert_eq!(gone.metadata().unwrap_err().raw_os_error(), Some(libc::ESTALE));
     kept.read_exact_at(&mut bytes, 0).unwrap();
     assert!(bytes == noise(1, LENGTH));
     std::fs::remove_file(b.join("kept")).unwrap();

@@ -1,5 +1,6 @@
 //! `stat`, `chmod`, `chown`, `truncate`, `utimensat`.
 
+use super::files::of_open;
 use crate::edge::Edge;
 use crate::failure::Outcome;
 use everhold_proto::InodeId;
@@ -11,7 +12,11 @@ impl Edge {
     pub(crate) async fn getattr(self: Arc<Self>, inode: InodeId) -> Outcome<Attr> {
         match self.files.dirty(inode) {
             Some(file) => Ok(file.attr().await?),
-            None => Ok(self.client.cached_attr(inode).await?),
+            None => match self.client.cached_attr(inode).await {
+                // The kernel asks before it reads beyond the end that it knows.
+                Err(e) if self.files.of(inode).is_some() => Err(of_open(e)),
+                attr => Ok(attr?),
+            },
         }
     }
 

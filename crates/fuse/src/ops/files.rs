@@ -232,7 +232,7 @@ impl Edge {
 }
 
 /// An open file that is not there is gone, whatever its name was.
-fn of_open(e: ClientError) -> Failure {
+pub(super) fn of_open(e: ClientError) -> Failure {
     match e.is_not_found() {
         true => Errno::ESTALE.into(),
         false => e.into(),
