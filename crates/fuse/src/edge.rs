@@ -6,12 +6,15 @@ use crate::failure::{Failure, Outcome};
 use crate::files::{self, Files};
 use crate::lost_locks::HeldLocks;
 use crate::names::Names;
+use crate::owners::Owners;
 use crate::stats::{self, Op, Stats};
 use crate::table::Table;
+use crate::waiting::{Call, Waiter, Waiting};
 use everhold_client::Client;
 use fuser::{Errno, Notifier};
 use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -19,6 +22,14 @@ use tokio::runtime::Handle;
 
 /// A request that takes longer is worth a word in the log.
 const SLOW: Duration = Duration::from_secs(5);
+
+/// A request that was begun and waits.
+struct Begun<W> {
+    op: Op,
+    begun: Instant,
+    work: Pin<Box<W>>,
+    waiter: Waiter,
+}
 
 /// A mount at work.
 pub(crate) struct Edge {
@@ -34,6 +45,10 @@ pub(crate) struct Edge {
     pub(crate) news: News,
     /// What the kernel may hold of directories.
     pub(crate) names: Names,
+    /// Requests that wait.
+    pub(crate) waiting: Arc<Waiting>,
+    /// Who took locks through which handle.
+    pub(crate) owners: Owners,
     pub(crate) runtime: Handle,
     /// When the last warning about the cluster was written: one in a while is enough.
     warned: Mutex<Option<Instant>>,
@@ -50,6 +65,8 @@ impl Edge {
             notifier: OnceLock::new(),
             news: News::default(),
             names: Names::default(),
+            waiting: Arc::default(),
+            owners: Owners::default(),
             runtime,
             warned: Mutex::new(None),
         })
@@ -59,29 +76,110 @@ impl Edge {
     /// changes of threads, else on the runtime.
     pub(crate) fn serve<T: Send + 'static>(
         self: &Arc<Self>,
+        call: Call,
         op: Op,
         work: impl Future<Output = Outcome<T>> + Send + 'static,
         answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) {
+        self.serve_or_undo(call, op, work, answer, drop);
+    }
+
+    /// The same. If the program dies first, `undo` gets what nobody was told of any more.
+    pub(crate) fn serve_or_undo<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        op: Op,
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
+        undo: impl FnOnce(T) + Send + 'static,
+    ) {
+        let note = |edge: &Edge| edge.waiting.note(call, Instant::now());
+        self.serve_noted(op, note, work, answer, undo);
+    }
+
+    /// The same for a request that is noted already.
+    pub(crate) fn serve_waiter<T: Send + 'static>(
+        self: &Arc<Self>,
+        waiter: Waiter,
+        op: Op,
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) {
+        self.serve_noted(op, |_| waiter, work, answer, drop);
+    }
+
+    fn serve_noted<T: Send + 'static>(
+        self: &Arc<Self>,
+        op: Op,
+        note: impl FnOnce(&Edge) -> Waiter,
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
+        undo: impl FnOnce(T) + Send + 'static,
+    ) {
         let begun = self.stats.begin(op);
-        let edge = self.clone();
-        let mut request = Box::pin(async move {
-            let outcome = work.await;
-            let took = edge.stats.end(op, begun, outcome.is_ok());
-            if let Err(failure) = &outcome {
-                edge.note(op, failure, took);
-            } else if took > SLOW {
-                tracing::warn!(op = stats::name(op), ?took, "a request waited for the cluster");
-            }
-            answer(outcome.map_err(|failure| failure.errno()));
-        });
+        let mut work = Box::pin(work);
         let _runtime = self.runtime.enter();
         let mut nobody = Context::from_waker(Waker::noop());
         // Other requests need this thread. One that panics is answered with an error when it is dropped.
-        let begin = || request.as_mut().poll(&mut nobody);
-        if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(begin)) {
-            self.runtime.spawn(request);
+        let begin = || work.as_mut().poll(&mut nobody);
+        match catch_unwind(AssertUnwindSafe(begin)) {
+            Ok(Poll::Ready(outcome)) => self.finish(op, begun, outcome, answer),
+            Ok(Poll::Pending) => {
+                let waiter = note(self);
+                let (edge, request) = (self.clone(), Begun { op, begun, work, waiter });
+                self.runtime.spawn(async move { edge.wait(request, answer, undo).await });
+            }
+            Err(_panicked) => {}
         }
+    }
+
+    /// Waits for the end of a request, or for the death of its program. What only asks is dropped then; what
+    /// changes something goes on, so that it is neither lost nor done by halves.
+    async fn wait<T>(
+        self: Arc<Self>,
+        request: Begun<impl Future<Output = Outcome<T>>>,
+        answer: impl FnOnce(Result<T, Errno>),
+        undo: impl FnOnce(T),
+    ) {
+        let Begun { op, begun, mut work, waiter } = request;
+        let mut signs = waiter.signs();
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut work => Some(outcome),
+            () = signs.fatal() => None,
+        };
+        if let Some(outcome) = outcome {
+            return self.finish(op, begun, outcome, answer);
+        }
+        if op.only_asks() {
+            return self.finish(op, begun, Err(Errno::EINTR.into()), answer);
+        }
+        let Some(_place) = self.waiting.detach() else {
+            let outcome = work.await;
+            return self.finish(op, begun, outcome, answer);
+        };
+        self.finish(op, begun, Err(Errno::EINTR.into()), answer);
+        drop(waiter);
+        match work.await {
+            Ok(unheard) => undo(unheard),
+            Err(failure) => self.note(op, &failure, begun.elapsed()),
+        }
+    }
+
+    fn finish<T>(
+        &self,
+        op: Op,
+        begun: Instant,
+        outcome: Outcome<T>,
+        answer: impl FnOnce(Result<T, Errno>),
+    ) {
+        let took = self.stats.end(op, begun, outcome.is_ok());
+        if let Err(failure) = &outcome {
+            self.note(op, failure, took);
+        } else if took > SLOW {
+            tracing::warn!(op = stats::name(op), ?took, "a request waited for the cluster");
+        }
+        answer(outcome.map_err(|failure| failure.errno()));
     }
 
     /// Answers a request for which nobody has to be asked.

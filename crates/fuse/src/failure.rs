@@ -47,6 +47,11 @@ impl Failure {
         }
     }
 
+    /// Whether the cluster says that there is no such thing.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Failure::Client(e) if e.is_not_found())
+    }
+
     /// Whether it is the cluster's failure and not the program's mistake.
     pub(crate) fn is_of_cluster(&self) -> bool {
         matches!(self, Failure::Client(e) if e.fs().is_none())

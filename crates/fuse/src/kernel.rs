@@ -2,20 +2,22 @@
 
 mod answer;
 
+use crate::caller;
 use crate::convert;
 use crate::edge::Edge;
 use crate::ops::{LockRequest, Opened, STAT_UNIT, lock_range};
+use crate::owners::Owner;
 use crate::stats::Op;
-use answer::{Entries, answer_absent, answer_attr, answer_entry};
+use answer::{Entries, answer_absent, answer_attr, answer_entry, call};
 use bytes::Bytes;
-use everhold_proto::fs::{Attr, LockInfo, LockKind, NewKind, Owner, SetAttr};
+use everhold_proto::fs::{self, Attr, LockInfo, LockKind, NewKind, SetAttr};
 use fuser::*;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// Largest request: more gains nothing.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
@@ -35,8 +37,8 @@ macro_rules! name {
     };
 }
 
-fn owner(req: &Request, mode: u32, umask: u32) -> Owner {
-    Owner { uid: req.uid(), gid: req.gid(), mode: mode & 0o7777, umask: umask & 0o777 }
+fn owner(req: &Request, mode: u32, umask: u32) -> fs::Owner {
+    fs::Owner { uid: req.uid(), gid: req.gid(), mode: mode & 0o7777, umask: umask & 0o777 }
 }
 
 fn bytes(name: &OsStr) -> Bytes {
@@ -71,7 +73,7 @@ impl Filesystem for Kernel {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
         let moment = self.0.moment();
         let clean = |known: &Option<Attr>| {
@@ -90,25 +92,25 @@ impl Filesystem for Kernel {
                     Ok(None) => answer_absent(&edge, reply, parent, moment),
                     Err(e) => reply.error(e),
                 };
-                self.serve(Op::Lookup, |edge| edge.lookup(parent, name), answer);
+                self.serve(req, Op::Lookup, |edge| edge.lookup(parent, name), answer);
             }
         }
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (inode, moment) = (convert::inode(ino), self.0.moment());
         let clean = |attr: &Attr| self.0.files.dirty(attr.inode).is_none();
         match self.0.client.peek_attr(inode).filter(clean) {
             Some(attr) => {
                 self.0.at_once(Op::GetAttr, true, || answer_attr(&self.0, reply, &attr, moment));
             }
-            None => self.serve_attr(Op::GetAttr, reply, |edge| edge.getattr(inode)),
+            None => self.serve_attr(req, Op::GetAttr, reply, |edge| edge.getattr(inode)),
         }
     }
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -135,16 +137,16 @@ impl Filesystem for Kernel {
         };
         let inode = convert::inode(ino);
         let fh = fh.map(|fh| fh.0);
-        self.serve_attr(Op::SetAttr, reply, |edge| edge.setattr_through(fh, inode, set));
+        self.serve_attr(req, Op::SetAttr, reply, |edge| edge.setattr_through(fh, inode, set));
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let inode = convert::inode(ino);
         let answer = move |result: Result<Bytes, Errno>| match result {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(e),
         };
-        self.serve(Op::ReadLink, |edge| edge.readlink(inode), answer);
+        self.serve(req, Op::ReadLink, |edge| edge.readlink(inode), answer);
     }
 
     fn mknod(
@@ -159,7 +161,7 @@ impl Filesystem for Kernel {
     ) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
         let owner = owner(req, mode, umask);
-        self.serve_entry(Op::MkNod, parent, reply, |edge| {
+        self.serve_entry(req, Op::MkNod, parent, reply, |edge| {
             edge.mknod(parent, name, (mode, rdev), owner)
         });
     }
@@ -175,19 +177,19 @@ impl Filesystem for Kernel {
     ) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
         let owner = owner(req, mode, umask);
-        self.serve_entry(Op::MkDir, parent, reply, |edge| {
+        self.serve_entry(req, Op::MkDir, parent, reply, |edge| {
             edge.create_node(parent, name, NewKind::Directory, owner)
         });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
-        self.serve_empty(Op::Unlink, reply, |edge| edge.unlink(parent, name));
+        self.serve_empty(req, Op::Unlink, reply, |edge| edge.unlink(parent, name));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (convert::inode(parent), name!(name, reply));
-        self.serve_empty(Op::RmDir, reply, |edge| edge.rmdir(parent, name));
+        self.serve_empty(req, Op::RmDir, reply, |edge| edge.rmdir(parent, name));
     }
 
     fn symlink(
@@ -200,14 +202,14 @@ impl Filesystem for Kernel {
     ) {
         let (parent, name) = (convert::inode(parent), name!(link_name, reply));
         let (owner, kind) = (owner(req, 0o777, 0), NewKind::Symlink(bytes(target.as_os_str())));
-        self.serve_entry(Op::Symlink, parent, reply, |edge| {
+        self.serve_entry(req, Op::Symlink, parent, reply, |edge| {
             edge.create_node(parent, name, kind, owner)
         });
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -217,12 +219,12 @@ impl Filesystem for Kernel {
     ) {
         let from = (convert::inode(parent), name!(name, reply));
         let to = (convert::inode(newparent), name!(newname, reply));
-        self.serve_empty(Op::Rename, reply, |edge| edge.rename(from, to, flags));
+        self.serve_empty(req, Op::Rename, reply, |edge| edge.rename(from, to, flags));
     }
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
@@ -230,10 +232,10 @@ impl Filesystem for Kernel {
     ) {
         let (inode, parent) = (convert::inode(ino), convert::inode(newparent));
         let name = name!(newname, reply);
-        self.serve_entry(Op::Link, parent, reply, |edge| edge.link(inode, parent, name));
+        self.serve_entry(req, Op::Link, parent, reply, |edge| edge.link(inode, parent, name));
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let inode = convert::inode(ino);
         if let Some(opened) = self.0.open_at_once(inode, flags.0) {
             let answer = || reply.opened(FileHandle(opened.handle), opened.flags);
@@ -243,7 +245,7 @@ impl Filesystem for Kernel {
             Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
             Err(e) => reply.error(e),
         };
-        self.serve(Op::Open, |edge| edge.open(inode, flags.0), answer);
+        self.serve_opened(req, Op::Open, |edge| edge.open(inode, flags.0), answer);
     }
 
     fn create(
@@ -267,12 +269,12 @@ impl Filesystem for Kernel {
             }
             Err(e) => reply.error(e),
         };
-        self.serve(Op::Create, |edge| edge.create(parent, name, owner, flags), answer);
+        self.serve_opened(req, Op::Create, |edge| edge.create(parent, name, owner, flags), answer);
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -288,12 +290,12 @@ impl Filesystem for Kernel {
             Ok(data) => reply.data(&data),
             Err(e) => reply.error(e),
         };
-        self.serve(Op::Read, |edge| edge.read(fh.0, offset, size), answer);
+        self.serve(req, Op::Read, |edge| edge.read(fh.0, offset, size), answer);
     }
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -309,12 +311,12 @@ impl Filesystem for Kernel {
             Err(e) => reply.error(e),
         };
         let work = |edge: Arc<Edge>| edge.write(fh.0, offset, data, flags.0, write_flags);
-        self.serve(Op::Write, work, answer);
+        self.serve(req, Op::Write, work, answer);
     }
 
     fn flush(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         lock_owner: LockOwner,
@@ -323,12 +325,12 @@ impl Filesystem for Kernel {
         if self.0.has_nothing_to_flush(fh.0, lock_owner.0) {
             return self.0.at_once(Op::Flush, true, || reply.ok());
         }
-        self.serve_empty(Op::Flush, reply, |edge| edge.flush(fh.0, lock_owner.0));
+        self.serve_empty(req, Op::Flush, reply, |edge| edge.flush(fh.0, lock_owner.0));
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -336,22 +338,23 @@ impl Filesystem for Kernel {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let flock = lock_owner.map(|owner| owner.0);
+        // The kernel names an owner here exactly if the file was locked with `flock`.
+        let flock = lock_owner.is_some();
         if self.0.release_at_once(fh.0, flock) {
             return self.0.at_once(Op::Release, true, || reply.ok());
         }
-        self.serve_empty(Op::Release, reply, |edge| edge.release(fh.0, flock));
+        self.serve_empty(req, Op::Release, reply, |edge| edge.release(fh.0, flock));
     }
 
     fn fsync(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_empty(Op::Fsync, reply, |edge| edge.fsync(fh.0));
+        self.serve_empty(req, Op::Fsync, reply, |edge| edge.fsync(fh.0));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -361,19 +364,19 @@ impl Filesystem for Kernel {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
         let work = |edge: Arc<Edge>| edge.readdir(fh.0, offset);
-        self.serve(Op::ReadDir, work, |result| reply.answer(result));
+        self.serve(req, Op::ReadDir, work, |result| reply.answer(result));
     }
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -381,7 +384,7 @@ impl Filesystem for Kernel {
     ) {
         let moment = self.0.moment();
         let work = |edge: Arc<Edge>| edge.readdirplus(fh.0, offset, moment);
-        self.serve(Op::ReadDirPlus, work, |result| reply.answer(result));
+        self.serve(req, Op::ReadDirPlus, work, |result| reply.answer(result));
     }
 
     fn releasedir(
@@ -400,16 +403,16 @@ impl Filesystem for Kernel {
 
     fn fsyncdir(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_empty(Op::Fsync, reply, |edge| edge.fsyncdir(fh.0));
+        self.serve_empty(req, Op::Fsync, reply, |edge| edge.fsyncdir(fh.0));
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let answer = move |result: Result<crate::ops::Space, Errno>| match result {
             Ok(space) => {
                 let unit = STAT_UNIT as u32;
@@ -418,12 +421,12 @@ impl Filesystem for Kernel {
             }
             Err(e) => reply.error(e),
         };
-        self.serve(Op::StatFs, |edge| edge.statfs(), answer);
+        self.serve(req, Op::StatFs, |edge| edge.statfs(), answer);
     }
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -433,30 +436,30 @@ impl Filesystem for Kernel {
     ) {
         let (inode, name, value) =
             (convert::inode(ino), bytes(name), Bytes::copy_from_slice(value));
-        self.serve_empty(Op::SetXattr, reply, |edge| edge.setxattr(inode, name, value, flags));
+        self.serve_empty(req, Op::SetXattr, reply, |edge| edge.setxattr(inode, name, value, flags));
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         if self.0.lacks_xattr(convert::inode(ino), name.as_bytes()) {
             return self.0.at_once(Op::GetXattr, false, || reply.error(Errno::ENODATA));
         }
         let (inode, name) = (convert::inode(ino), bytes(name));
-        self.serve_sized(Op::GetXattr, reply, |edge| edge.getxattr(inode, name, size));
+        self.serve_sized(req, Op::GetXattr, reply, |edge| edge.getxattr(inode, name, size));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let inode = convert::inode(ino);
-        self.serve_sized(Op::ListXattr, reply, |edge| edge.listxattr(inode, size));
+        self.serve_sized(req, Op::ListXattr, reply, |edge| edge.listxattr(inode, size));
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (inode, name) = (convert::inode(ino), bytes(name));
-        self.serve_empty(Op::RemoveXattr, reply, |edge| edge.removexattr(inode, name));
+        self.serve_empty(req, Op::RemoveXattr, reply, |edge| edge.removexattr(inode, name));
     }
 
     fn getlk(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         lock_owner: LockOwner,
@@ -466,7 +469,8 @@ impl Filesystem for Kernel {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let (inode, owner, range) = (convert::inode(ino), lock_owner.0, lock_range(start, end));
+        let (inode, range) = (convert::inode(ino), lock_range(start, end));
+        let owner = Owner::of(lock_owner.0, None);
         let asked = LockRequest { inode, handle: fh.0, owner, range, kind: typ, pid };
         let answer = move |result: Result<Option<LockInfo>, Errno>| match result {
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
@@ -479,7 +483,7 @@ impl Filesystem for Kernel {
             }
             Err(e) => reply.error(e),
         };
-        self.serve(Op::GetLock, |edge| edge.getlk(asked), answer);
+        self.serve(req, Op::GetLock, |edge| edge.getlk(asked), answer);
     }
 
     fn setlk(
@@ -491,18 +495,30 @@ impl Filesystem for Kernel {
         start: u64,
         end: u64,
         typ: i32,
-        _pid: u32,
+        pid: u32,
         sleep: bool,
+        flock: bool,
         reply: ReplyEmpty,
     ) {
-        let (inode, owner, range) = (convert::inode(ino), lock_owner.0, lock_range(start, end));
-        let asked = LockRequest { inode, handle: fh.0, owner, range, kind: typ, pid: req.pid() };
-        self.serve_empty(Op::SetLock, reply, |edge| edge.setlk(asked, sleep));
+        let (inode, range) = (convert::inode(ino), lock_range(start, end));
+        let owner = Owner::of(lock_owner.0, flock.then_some(fh.0));
+        let asked = LockRequest { inode, handle: fh.0, owner, range, kind: typ, pid };
+        let waiter = self.0.waiting.note(call(req), Instant::now());
+        let work = self.0.clone().setlk(asked, sleep, waiter.signs());
+        self.0.serve_waiter(waiter, Op::SetLock, work, move |result| match result {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn interrupt(&self, unique: RequestId) -> bool {
+        self.0.waiting.interrupt(unique.0, Instant::now(), caller::fate);
+        true
     }
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -518,12 +534,12 @@ impl Filesystem for Kernel {
             Ok(count) => reply.written(count),
             Err(e) => reply.error(e),
         };
-        self.serve(Op::Copy, |edge| edge.copy(from, to, len), answer);
+        self.serve(req, Op::Copy, |edge| edge.copy(from, to, len), answer);
     }
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -531,12 +547,14 @@ impl Filesystem for Kernel {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.serve_empty(Op::Fallocate, reply, |edge| edge.fallocate(fh.0, offset, length, mode));
+        self.serve_empty(req, Op::Fallocate, reply, |edge| {
+            edge.fallocate(fh.0, offset, length, mode)
+        });
     }
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: i64,
@@ -547,6 +565,6 @@ impl Filesystem for Kernel {
             Ok(offset) => reply.offset(offset),
             Err(e) => reply.error(e),
         };
-        self.serve(Op::Seek, |edge| edge.seek(fh.0, offset, whence), answer);
+        self.serve(req, Op::Seek, |edge| edge.seek(fh.0, offset, whence), answer);
     }
 }

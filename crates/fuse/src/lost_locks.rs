@@ -13,7 +13,8 @@ use crate::failure::Outcome;
 use crate::files::Handle;
 use crate::ops::LockRequest;
 use everhold_client::ClientError;
-use everhold_proto::fs::{LockKind, LockOwner, LockSpace};
+use crate::owners::Owner;
+use everhold_proto::fs::{LockKind, LockOwner};
 use everhold_proto::{InodeId, Kind, SessionId};
 use fuser::Errno;
 use parking_lot::Mutex;
@@ -68,7 +69,7 @@ impl Hold {
 
 /// A range that an owner has locked.
 struct Held<H> {
-    owner: u64,
+    owner: Owner,
     range: RangeInclusive<u64>,
     /// The open file through which it was taken.
     handle: Arc<H>,
@@ -95,7 +96,7 @@ impl<H: AsRef<Hold>> HeldLocks<H> {
     fn took(
         &self,
         inode: InodeId,
-        owner: u64,
+        owner: Owner,
         range: RangeInclusive<u64>,
         handle: &Arc<H>,
         session: SessionId,
@@ -112,7 +113,7 @@ impl<H: AsRef<Hold>> HeldLocks<H> {
     fn gave_up(
         &self,
         inode: InodeId,
-        owner: u64,
+        owner: Owner,
         range: &RangeInclusive<u64>,
     ) -> Option<SessionId> {
         let mut files = self.0.lock();
@@ -161,7 +162,7 @@ impl<H: AsRef<Hold>> HeldLocks<H> {
 }
 
 /// Takes a range out of what an owner holds. Gives the open files that had a part of it.
-fn cut<H>(held: &mut Vec<Held<H>>, owner: u64, range: &RangeInclusive<u64>) -> Vec<Arc<H>> {
+fn cut<H>(held: &mut Vec<Held<H>>, owner: Owner, range: &RangeInclusive<u64>) -> Vec<Arc<H>> {
     let (from, to) = (*range.start(), *range.end());
     let overlaps = |held: &mut Held<H>| {
         held.owner == owner && *held.range.start() <= to && from <= *held.range.end()
@@ -220,7 +221,8 @@ impl Edge {
         asked: &LockRequest,
         kind: LockKind,
     ) -> Result<(), ClientError> {
-        let (inode, owner, client) = (asked.inode, LockOwner(asked.owner), &self.client);
+        let (inode, client) = (asked.inode, &self.client);
+        let Owner { space, number } = asked.owner;
         let handle = self.files.handle(asked.handle).ok_or_else(lost)?;
         let deadline = client.deadline();
         loop {
@@ -239,7 +241,7 @@ impl Edge {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            let (space, range) = (LockSpace::Posix, asked.range.clone());
+            let (owner, range) = (LockOwner(number), asked.range.clone());
             client.lock(inode, space, owner, kind, range, asked.pid).await?;
             if !client.bind(inode, session) {
                 continue;
@@ -273,7 +275,7 @@ impl Edge {
     }
 
     /// Locks were given up: what is written from now on belongs to no session.
-    pub(crate) fn gave_up(&self, inode: InodeId, owner: u64, range: &RangeInclusive<u64>) {
+    pub(crate) fn gave_up(&self, inode: InodeId, owner: Owner, range: &RangeInclusive<u64>) {
         if let Some(session) = self.locks.gave_up(inode, owner, range) {
             self.client.unbind(inode, session);
         }
@@ -338,6 +340,10 @@ mod tests {
     const FIRST: SessionId = SessionId(1);
     const SECOND: SessionId = SessionId(2);
 
+    fn owner(number: u64) -> Owner {
+        Owner::of(number, None)
+    }
+
     fn open() -> Arc<Open> {
         Arc::default()
     }
@@ -345,23 +351,23 @@ mod tests {
     #[test]
     fn a_file_holds_a_lock_until_all_of_it_is_given_up() {
         let (locks, one) = (HeldLocks::default(), open());
-        locks.took(FILE, 5, 10..=20, &one, FIRST);
+        locks.took(FILE, owner(5), 10..=20, &one, FIRST);
         assert!(!one.0.is_free());
-        assert_eq!(locks.gave_up(FILE, 6, &(0..=u64::MAX)), None, "another owner");
-        assert_eq!(locks.gave_up(FILE, 5, &(12..=15)), None, "both ends are left");
-        assert_eq!(locks.gave_up(FILE, 5, &(0..=11)), None);
+        assert_eq!(locks.gave_up(FILE, owner(6), &(0..=u64::MAX)), None, "another owner");
+        assert_eq!(locks.gave_up(FILE, owner(5), &(12..=15)), None, "both ends are left");
+        assert_eq!(locks.gave_up(FILE, owner(5), &(0..=11)), None);
         assert!(!one.0.is_free());
-        assert_eq!(locks.gave_up(FILE, 5, &(16..=20)), Some(FIRST));
+        assert_eq!(locks.gave_up(FILE, owner(5), &(16..=20)), Some(FIRST));
         assert!(one.0.is_free() && !locks.are_on(FILE));
     }
 
     #[test]
     fn a_lock_belongs_to_the_file_through_which_it_was_taken_last() {
         let (locks, one, two) = (HeldLocks::default(), open(), open());
-        locks.took(FILE, 5, 0..=u64::MAX, &one, FIRST);
-        locks.took(FILE, 5, 0..=u64::MAX, &two, FIRST);
+        locks.took(FILE, owner(5), 0..=u64::MAX, &one, FIRST);
+        locks.took(FILE, owner(5), 0..=u64::MAX, &two, FIRST);
         assert!(one.0.is_free() && !two.0.is_free());
-        locks.took(FILE, 5, 3..=4, &one, FIRST);
+        locks.took(FILE, owner(5), 3..=4, &one, FIRST);
         assert!(!one.0.is_free() && !two.0.is_free());
         assert_eq!(locks.closed(FILE, &two), None);
         assert_eq!(locks.closed(FILE, &one), Some(FIRST));
@@ -370,9 +376,9 @@ mod tests {
     #[test]
     fn with_the_session_its_locks_are_lost_and_no_others() {
         let (locks, old, new, other) = (HeldLocks::default(), open(), open(), open());
-        locks.took(FILE, 5, 0..=1, &old, FIRST);
-        locks.took(FILE, 5, 4..=5, &old, FIRST);
-        locks.took(FILE, 6, 8..=9, &new, SECOND);
+        locks.took(FILE, owner(5), 0..=1, &old, FIRST);
+        locks.took(FILE, owner(5), 4..=5, &old, FIRST);
+        locks.took(FILE, owner(6), 8..=9, &new, SECOND);
         assert!(locks.lose(FIRST).iter().any(|(lost, _)| Arc::ptr_eq(lost, &new)));
         let lost = locks.lose(SECOND);
         assert_eq!(lost.len(), 1, "each file once");

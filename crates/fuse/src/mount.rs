@@ -1,9 +1,11 @@
 //! How a mount begins and ends.
 
+use crate::caller;
 use crate::coherence::Teller;
 use crate::edge::Edge;
 use crate::kernel::Kernel;
 use crate::options::MountOptions;
+use crate::waiting::LOOK_EVERY;
 use everhold_client::Client;
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
 use std::io;
@@ -58,8 +60,7 @@ pub enum MountError {
 pub struct Mounted {
     session: BackgroundSession,
     edge: Arc<Edge>,
-    tending: JoinHandle<()>,
-    watching: JoinHandle<()>,
+    tending: [JoinHandle<()>; 3],
 }
 
 /// Mounts the cluster of `client` on the directory `path`. A stale mount there, whose process has died, is
@@ -109,8 +110,16 @@ pub fn mount(
             tended.names.tend(Instant::now());
         }
     });
+    let waiting = edge.waiting.clone();
+    // Apart from the rest, which may wait for the cluster.
+    let looking = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            waiting.look(Instant::now(), caller::fate);
+        }
+    });
     let watching = tokio::spawn(crate::lost_locks::watch(edge.clone()));
-    Ok(Mounted { session, edge, tending, watching })
+    Ok(Mounted { session, edge, tending: [tending, looking, watching] })
 }
 
 /// Lets the kernel read more ahead than its usual 128 KiB: a stream is then a few large requests at a time instead of
@@ -240,7 +249,7 @@ impl Mounted {
     /// Commits what was written and unmounts. Says how many files could not be committed. Fails when programs
     /// still use it: then nobody answers them any more, and the caller does best to [`detach`] it.
     pub async fn unmount(self) -> io::Result<usize> {
-        let Mounted { mut session, edge, tending, watching } = self;
+        let Mounted { mut session, edge, tending } = self;
         let failed = edge.files.flush_all().await;
         // Unmounting waits for requests that this runtime answers.
         let end = move || match session.guard.is_finished() {
@@ -255,8 +264,7 @@ impl Mounted {
         };
         let result = tokio::task::spawn_blocking(end).await;
         let failed = failed + edge.files.flush_all().await;
-        tending.abort();
-        watching.abort();
+        tending.iter().for_each(JoinHandle::abort);
         match result {
             Ok(Ok(())) => Ok(failed),
             Ok(Err(e)) => Err(e),

@@ -24,6 +24,26 @@ ops! {
     Fallocate "fallocate", Seek "lseek",
 }
 
+impl Op {
+    /// Whether a request of this kind changes nothing: it may end half done.
+    pub(crate) fn only_asks(self) -> bool {
+        use Op::*;
+        matches!(
+            self,
+            Lookup
+                | GetAttr
+                | ReadLink
+                | Read
+                | ReadDir
+                | ReadDirPlus
+                | GetXattr
+                | ListXattr
+                | StatFs
+                | GetLock
+        )
+    }
+}
+
 #[derive(Default)]
 struct Counter {
     count: AtomicU64,

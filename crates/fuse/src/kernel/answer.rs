@@ -5,8 +5,9 @@ use crate::coherence::Moment;
 use crate::convert;
 use crate::edge::Edge;
 use crate::failure::Outcome;
-use crate::ops::{Listed, Listing, Sized as Value};
+use crate::ops::{Listed, Listing, Opened, Sized as Value};
 use crate::stats::Op;
+use crate::waiting::Call;
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, Name};
 use fuser::*;
@@ -18,28 +19,52 @@ use std::time::Duration;
 /// Inodes are never reused, so that one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
 
+/// The request, as what ends its wait knows it.
+pub(super) fn call(req: &Request) -> Call {
+    Call { unique: req.unique().0, caller: req.pid() }
+}
+
 impl Kernel {
     pub(super) fn serve<T: Send + 'static, F>(
         &self,
+        req: &Request,
         op: Op,
         work: impl FnOnce(Arc<Edge>) -> F,
         answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) where
         F: Future<Output = Outcome<T>> + Send + 'static,
     {
-        self.0.serve(op, work(self.0.clone()), answer);
+        self.0.serve(call(req), op, work(self.0.clone()), answer);
+    }
+
+    /// As `serve`, for requests that are answered with a new handle: nobody closes one that nobody was told of.
+    pub(super) fn serve_opened<F>(
+        &self,
+        req: &Request,
+        op: Op,
+        work: impl FnOnce(Arc<Edge>) -> F,
+        answer: impl FnOnce(Result<Opened, Errno>) + Send + 'static,
+    ) where
+        F: Future<Output = Outcome<Opened>> + Send + 'static,
+    {
+        let edge = self.0.clone();
+        let undo = move |opened: Opened| {
+            edge.runtime.spawn(edge.clone().release(opened.handle, false));
+        };
+        self.0.serve_or_undo(call(req), op, work(self.0.clone()), answer, undo);
     }
 
     /// As `serve`, for requests that are answered with nothing.
     pub(super) fn serve_empty<F>(
         &self,
+        req: &Request,
         op: Op,
         reply: ReplyEmpty,
         work: impl FnOnce(Arc<Edge>) -> F,
     ) where
         F: Future<Output = Outcome<()>> + Send + 'static,
     {
-        self.serve(op, work, move |result| match result {
+        self.serve(req, op, work, move |result| match result {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(e),
         });
@@ -48,6 +73,7 @@ impl Kernel {
     /// As `serve`, for requests that are answered with an entry of a directory.
     pub(super) fn serve_entry<F>(
         &self,
+        req: &Request,
         op: Op,
         parent: InodeId,
         reply: ReplyEntry,
@@ -56,18 +82,23 @@ impl Kernel {
         F: Future<Output = Outcome<Attr>> + Send + 'static,
     {
         let (edge, moment) = (self.0.clone(), self.0.moment());
-        self.serve(op, work, move |result| match result {
+        self.serve(req, op, work, move |result| match result {
             Ok(attr) => answer_entry(&edge, reply, parent, &attr, moment),
             Err(e) => reply.error(e),
         });
     }
 
-    pub(super) fn serve_attr<F>(&self, op: Op, reply: ReplyAttr, work: impl FnOnce(Arc<Edge>) -> F)
-    where
+    pub(super) fn serve_attr<F>(
+        &self,
+        req: &Request,
+        op: Op,
+        reply: ReplyAttr,
+        work: impl FnOnce(Arc<Edge>) -> F,
+    ) where
         F: Future<Output = Outcome<Attr>> + Send + 'static,
     {
         let (edge, moment) = (self.0.clone(), self.0.moment());
-        self.serve(op, work, move |result| match result {
+        self.serve(req, op, work, move |result| match result {
             Ok(attr) => answer_attr(&edge, reply, &attr, moment),
             Err(e) => reply.error(e),
         });
@@ -75,13 +106,14 @@ impl Kernel {
 
     pub(super) fn serve_sized<F>(
         &self,
+        req: &Request,
         op: Op,
         reply: ReplyXattr,
         work: impl FnOnce(Arc<Edge>) -> F,
     ) where
         F: Future<Output = Outcome<Value>> + Send + 'static,
     {
-        self.serve(op, work, move |result| match result {
+        self.serve(req, op, work, move |result| match result {
             Ok(Value::Data(data)) => reply.data(&data),
             Ok(Value::Length(length)) => reply.size(length),
             Err(e) => reply.error(e),

@@ -3,21 +3,29 @@
 use super::files::of_open;
 use crate::edge::Edge;
 use crate::failure::Outcome;
+use everhold_client::OpenFile;
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, SetAttr};
+use fuser::Errno;
 use std::sync::Arc;
 
 impl Edge {
     /// Attributes, with everything committed that was written here: size and times are then everybody's.
     pub(crate) async fn getattr(self: Arc<Self>, inode: InodeId) -> Outcome<Attr> {
         match self.files.dirty(inode) {
-            Some(file) => Ok(file.attr().await?),
+            Some(file) => self.attr_of_dirty(file).await,
             None => match self.client.cached_attr(inode).await {
                 // The kernel asks before it reads beyond the end that it knows.
                 Err(e) if self.files.of(inode).is_some() => Err(of_open(e)),
                 attr => Ok(attr?),
             },
         }
+    }
+
+    /// Attributes of an open file with everything committed. That goes on if the question is dropped.
+    pub(crate) async fn attr_of_dirty(&self, file: Arc<OpenFile>) -> Outcome<Attr> {
+        let asked = self.runtime.spawn(async move { file.attr().await });
+        Ok(asked.await.map_err(|_| Errno::EIO)??)
     }
 
     /// Changes attributes. What was written before is committed first, so that a commit behind it neither

@@ -73,10 +73,10 @@ impl Edge {
         }
         for entry in &mut listed.entries {
             if let Some(file) = self.files.dirty(entry.attr.inode) {
-                match file.attr().await {
+                match self.attr_of_dirty(file).await {
                     Ok(attr) => entry.attr = attr,
                     Err(e) if e.is_not_found() => {} // it was removed elsewhere meanwhile
-                    Err(e) => return Err(e.into()),
+                    Err(e) => return Err(e),
                 }
             }
             let keep = self.keep_entry(dir.inode, &entry.attr, moment);

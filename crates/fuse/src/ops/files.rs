@@ -3,10 +3,11 @@
 use crate::edge::Edge;
 use crate::failure::{Failure, Outcome};
 use crate::files::Handle;
+use crate::owners::Owner;
 use bytes::Bytes;
 use everhold_client::{ClientError, LossMark};
 use everhold_proto::InodeId;
-use everhold_proto::fs::{Attr, Consistency, FileKind, FsError, Name, NewKind, Owner, SetAttr};
+use everhold_proto::fs::{self, Attr, Consistency, FileKind, FsError, Name, NewKind, SetAttr};
 use fuser::{Errno, FopenFlags, WriteFlags};
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ impl Edge {
         self: Arc<Self>,
         parent: InodeId,
         name: Name,
-        owner: Owner,
+        owner: fs::Owner,
         flags: i32,
     ) -> Outcome<Opened> {
         let (kind, told) = (NewKind::File, self.client.losses().mark());
@@ -202,19 +203,23 @@ impl Edge {
         let handle = self.files.handle(handle).ok_or(Errno::EBADF)?;
         let flushed = self.flush_handle(&handle).await;
         let lost = handle.hold.last_word();
-        self.unlock_all(handle.file.inode(), owner).await?;
+        self.unlock_all(handle.file.inode(), Owner::of(owner, None)).await?;
         flushed?;
         lost.map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     /// The last descriptor is gone, and nothing has to be done for it but to forget it.
-    pub(crate) fn release_at_once(&self, handle: u64, flock: Option<u64>) -> bool {
-        flock.is_none() && self.files.close_clean(handle)
+    pub(crate) fn release_at_once(&self, handle: u64, flock: bool) -> bool {
+        let Some(inode) = self.files.handle(handle).map(|handle| handle.file.inode()) else {
+            return false;
+        };
+        !flock && !self.owners.has_any(inode, handle) && self.files.close_clean(handle)
     }
 
-    /// The last descriptor is gone. Programs do not learn of an error here; they did at `close`.
-    pub(crate) async fn release(self: Arc<Self>, handle: u64, flock: Option<u64>) -> Outcome<()> {
-        let handle = self.files.close(handle).ok_or(Errno::EBADF)?;
+    /// The last descriptor is gone. Programs do not learn of an error here; they did at `close`. The locks that
+    /// belong to the open file end: those of `flock`, if it has any, and those of `F_OFD_SETLK`.
+    pub(crate) async fn release(self: Arc<Self>, number: u64, flock: bool) -> Outcome<()> {
+        let handle = self.files.close(number).ok_or(Errno::EBADF)?;
         let inode = handle.file.inode();
         let flushed = handle.file.flush().await;
         if let Err(e) = flushed
@@ -223,11 +228,9 @@ impl Edge {
         {
             tracing::error!(%inode, error = %e, "written bytes were not committed at the last close");
         }
-        if let Some(owner) = flock {
-            self.unlock_all(inode, owner).await?;
-        }
+        let unlocked = self.unlock_handle(inode, number, flock).await;
         self.closed(&handle);
-        Ok(())
+        unlocked
     }
 }
 

@@ -1,14 +1,15 @@
 //! Locks: `fcntl` and `flock`, held in the cluster, so that they hold across mounts and end with the mount's
 //! session.
 //!
-//! fuser 0.18 does not say which of the two a request is. Both live in one space, as on NFS: a `flock` is a
-//! lock of the whole file whose owner is the open file. What one holder writes is committed before its lock
+//! The two do not see each other, as on a local file system. What one holder writes is committed before its lock
 //! is given up, and what the next one reads is asked for after it was taken.
 
 use crate::edge::Edge;
 use crate::failure::{Failure, Outcome};
+use crate::owners::Owner;
+use crate::waiting::Signs;
 use everhold_proto::InodeId;
-use everhold_proto::fs::{FsError, LockInfo, LockKind, LockOwner, LockSpace};
+use everhold_proto::fs::{FsError, LockInfo, LockKind, LockOwner};
 use fuser::Errno;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -22,9 +23,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(crate) struct LockRequest {
     pub(crate) inode: InodeId,
-    /// The open file.
+    /// The handle that it is asked for through.
     pub(crate) handle: u64,
-    pub(crate) owner: u64,
+    pub(crate) owner: Owner,
     pub(crate) range: RangeInclusive<u64>,
     /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
     pub(crate) kind: i32,
@@ -52,39 +53,40 @@ impl Edge {
     pub(crate) async fn getlk(self: Arc<Self>, asked: LockRequest) -> Outcome<Option<LockInfo>> {
         let kind = asked.kind()?.ok_or(Errno::EINVAL)?;
         self.handle_to_change(asked.handle).await?;
-        let owner = LockOwner(asked.owner);
-        let space = LockSpace::Posix;
+        let Owner { space, number } = asked.owner;
+        let owner = LockOwner(number);
         Ok(self.client.test_lock(asked.inode, space, owner, kind, asked.range).await?)
     }
 
     /// Takes or gives up a lock; `waits` until it can be had, or the caller has a signal to see to.
-    pub(crate) async fn setlk(self: Arc<Self>, asked: LockRequest, waits: bool) -> Outcome<()> {
-        let LockRequest { inode, owner, pid, .. } = asked;
-        let owner = LockOwner(owner);
+    pub(crate) async fn setlk(
+        self: Arc<Self>,
+        asked: LockRequest,
+        waits: bool,
+        mut signs: Signs,
+    ) -> Outcome<()> {
+        let inode = asked.inode;
         self.handle_to_change(asked.handle).await?;
         let file = self.files.of(inode);
         let Some(kind) = asked.kind()? else {
             if let Some(file) = &file {
                 file.flush().await?;
             }
-            let range = asked.range.clone();
-            self.client.unlock(inode, LockSpace::Posix, owner, range).await?;
-            self.gave_up(inode, owner.0, &asked.range);
-            return Ok(());
+            let _turn = self.owners.turn(inode, asked.owner).await;
+            return self.unlock(inode, asked.owner, asked.range).await;
         };
         let mut pause = PAUSE_MIN;
         loop {
-            // Noted before it is asked for: an answer may be lost.
-            self.files.note_lock(inode, owner.0);
-            match self.lock_in_session(&asked, kind).await {
-                Err(e) if waits && matches!(e.fs(), Some(FsError::Locked)) => {}
-                Err(e) => return Err(e.into()),
+            match self.try_lock(&asked, kind, &signs).await {
+                Err(Failure::Client(e)) if waits && matches!(e.fs(), Some(FsError::Locked)) => {}
+                Err(e) => return Err(e),
                 Ok(()) => break,
             }
-            if has_signal(pid) {
-                return Err(Errno::EINTR.into());
+            tokio::select! {
+                biased;
+                () = signs.signal() => return Err(Errno::EINTR.into()),
+                () = tokio::time::sleep(pause) => {}
             }
-            tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
         // The one before may have written.
@@ -97,55 +99,88 @@ impl Edge {
         Ok(())
     }
 
-    /// Gives up all that an owner has locked in a file, if it ever locked anything.
-    pub(crate) async fn unlock_all(&self, inode: InodeId, owner: u64) -> Outcome<()> {
-        if !self.files.take_lock(inode, owner) {
+    /// Asks for a lock once. If the program dies meanwhile, what was granted is given up again.
+    async fn try_lock(
+        self: &Arc<Self>,
+        asked: &LockRequest,
+        kind: LockKind,
+        signs: &Signs,
+    ) -> Outcome<()> {
+        let LockRequest { inode, owner, ref range, .. } = *asked;
+        let _turn = self.owners.turn(inode, owner).await;
+        if signs.is_fatal() {
+            return Err(Errno::EINTR.into());
+        }
+        // Noted before it is asked for: an answer may be lost.
+        let is_new = self.owners.note(inode, asked.handle, owner);
+        self.files.note_lock(inode, owner.number);
+        self.lock_in_session(asked, kind).await?;
+        if !signs.is_fatal() {
             return Ok(());
         }
-        self.gave_up(inode, owner, &(0..=u64::MAX));
-        let (space, owner) = (LockSpace::Posix, LockOwner(owner));
-        match self.client.unlock(inode, space, owner, 0..=u64::MAX).await {
+        // Who held something before has it changed by this; it all ends when the file is closed.
+        if is_new {
+            self.unlock(inode, owner, range.clone()).await?;
+        }
+        Err(Errno::EINTR.into())
+    }
+
+    /// Gives up all that an owner has locked in a file, if it ever locked anything.
+    pub(crate) async fn unlock_all(&self, inode: InodeId, owner: Owner) -> Outcome<()> {
+        if !self.files.may_hold(inode, owner.number) {
+            return Ok(());
+        }
+        let _turn = self.owners.turn(inode, owner).await;
+        self.owners.forget(inode, owner);
+        match self.files.take_lock(inode, owner.number) {
+            true => self.unlock(inode, owner, 0..=u64::MAX).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Gives up what was locked through a handle that is closed, and not by a process: that ended when the
+    /// process closed it.
+    pub(crate) async fn unlock_handle(
+        &self,
+        inode: InodeId,
+        handle: u64,
+        flock: bool,
+    ) -> Outcome<()> {
+        let mut owners = self.owners.close(inode, handle);
+        let own = Owner::of(0, Some(handle));
+        if flock && !owners.contains(&own) {
+            owners.push(own);
+        }
+        let mut outcome = Ok(());
+        for owner in owners {
+            let _turn = self.owners.turn(inode, owner).await;
+            // A new open file may have got the kernel's number of this one.
+            if !self.owners.has(inode, owner) && self.files.take_lock(inode, owner.number) {
+                outcome = outcome.and(self.unlock(inode, owner, 0..=u64::MAX).await);
+            }
+        }
+        outcome
+    }
+
+    async fn unlock(
+        &self,
+        inode: InodeId,
+        owner: Owner,
+        range: RangeInclusive<u64>,
+    ) -> Outcome<()> {
+        let Owner { space, number } = owner;
+        let unlocked = self.client.unlock(inode, space, LockOwner(number), range.clone()).await;
+        self.gave_up(inode, owner, &range);
+        match unlocked {
             Err(e) if !e.is_not_found() => Err(Failure::Client(e)),
             _ => Ok(()),
         }
     }
 }
 
-/// Whether a thread has a signal that it does not block or ignore. The kernel's own word of it
-/// (`FUSE_INTERRUPT`) does not reach a file system on fuser 0.18.
-fn has_signal(thread: u32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else {
-        return true; // it has ended
-    };
-    is_signalled(&status)
-}
-
-fn is_signalled(status: &str) -> bool {
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-    };
-    let pending = mask("SigPnd:") | mask("ShdPnd:");
-    pending & !mask("SigBlk:") & !mask("SigIgn:") != 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signal_counts_unless_it_is_blocked_or_ignored() {
-        let status = |pending: &str, blocked: &str| {
-            format!(
-                "Name:\tx\nSigPnd:\t{pending}\nShdPnd:\t0\nSigBlk:\t{blocked}\nSigIgn:\t0000000000001000\n"
-            )
-        };
-        assert!(is_signalled(&status("0000000000000100", "0")));
-        assert!(!is_signalled(&status("0000000000000100", "0000000000000100")));
-        assert!(!is_signalled(&status("0000000000001000", "0")), "ignored");
-        assert!(!is_signalled(&status("0", "0")));
-        assert!(has_signal(u32::MAX), "a thread that is gone waits no more");
-    }
 
     #[test]
     fn the_end_of_a_range_may_be_the_end_of_the_file() {

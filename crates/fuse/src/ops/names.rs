@@ -18,7 +18,7 @@ impl Edge {
         let Some(attr) = self.client.cached_lookup(parent, &name).await? else { return Ok(None) };
         match self.files.dirty(attr.inode) {
             // The kernel takes size and times from the answer.
-            Some(file) => Ok(Some(file.attr().await?)),
+            Some(file) => Ok(Some(self.attr_of_dirty(file).await?)),
             None => Ok(Some(attr)),
         }
     }
