@@ -10,7 +10,7 @@
 use crate::edge::Edge;
 use everhold_client::Invalidate;
 use everhold_proto::InodeId;
-use everhold_proto::fs::{Attr, Consistency, Name};
+use everhold_proto::fs::{Attr, Consistency, FileKind, Name};
 use fuser::INodeNo;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -44,8 +44,10 @@ impl Edge {
 
     /// How long the kernel may keep attributes that were asked for at `moment`. What was told to the kernel since
     /// then it may not know of these, so they are not kept.
+    /// Nor are those of a file with set-id bits: a write takes them, and the kernel leaves it to the mount to know.
     pub(crate) fn keep_attr(&self, attr: &Attr, moment: Moment) -> Duration {
         match attr.consistency {
+            _ if has_set_id(attr) => Duration::ZERO,
             Consistency::Strict => Duration::ZERO,
             Consistency::Relaxed => RELAXED,
             Consistency::CloseToOpen if self.moment() != moment => Duration::ZERO,
@@ -58,9 +60,12 @@ impl Edge {
         let keep = self.keep_attr(attr, moment);
         match attr.consistency {
             Consistency::CloseToOpen => {
-                Keep { attr: keep, entry: self.give_name(parent, keep, moment) }
+                let left = self.client.cache_lease_left();
+                let left = if self.moment() == moment { left } else { Duration::ZERO };
+                Keep { attr: keep, entry: self.give_name(parent, left, moment) }
             }
-            Consistency::Strict | Consistency::Relaxed => Keep { attr: keep, entry: keep },
+            Consistency::Strict => Keep { attr: keep, entry: keep },
+            Consistency::Relaxed => Keep { attr: keep, entry: RELAXED },
         }
     }
 
@@ -77,6 +82,11 @@ impl Edge {
         // Either the teller sees that a name was given, or this sees that there are news.
         if self.moment() == moment { given } else { Duration::ZERO }
     }
+}
+
+/// Whether a file runs with other rights than those of who runs it.
+pub(crate) fn has_set_id(attr: &Attr) -> bool {
+    attr.kind == FileKind::File && attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0
 }
 
 /// Tells the kernel what others changed.

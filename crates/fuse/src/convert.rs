@@ -98,24 +98,21 @@ fn system_time(time: Timestamp) -> SystemTime {
     }
 }
 
-/// A time that a program sets; what does not fit is the nearest that does.
-pub(crate) fn time_or_now(time: fuser::TimeOrNow) -> TimeOrNow {
+/// A time that a program sets. One that is not within 292 years of 1970 is refused: a nearest one would be another time.
+pub(crate) fn time_or_now(time: fuser::TimeOrNow) -> Result<TimeOrNow, Errno> {
     match time {
-        fuser::TimeOrNow::Now => TimeOrNow::Now,
-        fuser::TimeOrNow::SpecificTime(time) => TimeOrNow::At(timestamp(time)),
+        fuser::TimeOrNow::Now => Ok(TimeOrNow::Now),
+        fuser::TimeOrNow::SpecificTime(time) => timestamp(time).map(TimeOrNow::At),
     }
 }
 
-fn timestamp(time: SystemTime) -> Timestamp {
+fn timestamp(time: SystemTime) -> Result<Timestamp, Errno> {
     let nanos = match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => after.as_nanos() as i128,
-        // fuser 0.18 takes the nanoseconds off a time before 1970 instead of adding them.
-        Err(before) => {
-            let before = before.duration();
-            i128::from(before.subsec_nanos()) - i128::from(before.as_secs()) * 1_000_000_000
-        }
+        Ok(after) => i128::try_from(after.as_nanos()),
+        Err(before) => i128::try_from(before.duration().as_nanos()).map(|nanos| -nanos),
     };
-    Timestamp(nanos.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+    let nanos = nanos.ok().and_then(|nanos| i64::try_from(nanos).ok());
+    nanos.map(Timestamp).ok_or(Errno::EOVERFLOW)
 }
 
 #[cfg(test)]
@@ -124,15 +121,20 @@ mod tests {
 
     #[test]
     fn times_survive() {
-        for nanos in [0, 1, 1_500_000_000, -2_000_000_000, i64::MAX] {
+        for nanos in [0, 1, 1_500_000_000, -1, -1_200_000_000, i64::MAX, i64::MIN] {
             let there = system_time(Timestamp(nanos));
-            assert_eq!(timestamp(there), Timestamp(nanos), "{nanos}");
+            assert_eq!(timestamp(there), Ok(Timestamp(nanos)), "{nanos}");
         }
-        // As fuser gives -1.2 s: seconds -2, nanoseconds 800,000,000.
-        let odd = UNIX_EPOCH - Duration::new(2, 800_000_000);
-        assert_eq!(timestamp(odd), Timestamp(-1_200_000_000));
-        let far = UNIX_EPOCH + Duration::from_secs(u32::MAX as u64 * 10);
-        assert_eq!(timestamp(far), Timestamp(i64::MAX));
+    }
+
+    #[test]
+    fn times_beyond_the_range_are_refused() {
+        let (last, first) = (system_time(Timestamp(i64::MAX)), system_time(Timestamp(i64::MIN)));
+        let one = Duration::from_nanos(1);
+        let far = Duration::from_secs(u32::MAX as u64 * 10);
+        for time in [last + one, first - one, UNIX_EPOCH + far, UNIX_EPOCH - far] {
+            assert_eq!(timestamp(time).map_err(i32::from), Err(libc::EOVERFLOW), "{time:?}");
+        }
     }
 
     #[test]

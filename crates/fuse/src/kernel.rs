@@ -126,13 +126,18 @@ impl Filesystem for Kernel {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let time = |time: Option<TimeOrNow>| time.map(convert::time_or_now).transpose();
+        let (atime, mtime) = match (time(atime), time(mtime)) {
+            (Ok(atime), Ok(mtime)) => (atime, mtime),
+            (Err(e), _) | (_, Err(e)) => return reply.error(e),
+        };
         let set = SetAttr {
             mode: mode.map(|mode| mode & 0o7777),
             uid,
             gid,
             size,
-            atime: atime.map(convert::time_or_now),
-            mtime: mtime.map(convert::time_or_now),
+            atime,
+            mtime,
             consistency: None,
         };
         let inode = convert::inode(ino);
@@ -263,7 +268,8 @@ impl Filesystem for Kernel {
         let answer = move |result: Result<Opened, Errno>| match result {
             Ok(Opened { attr, handle, flags }) => {
                 // One time for both: the shorter one.
-                let ttl = edge.keep_entry(parent, &attr, moment).entry;
+                let keep = edge.keep_entry(parent, &attr, moment);
+                let ttl = keep.attr.min(keep.entry);
                 let attr = convert::file_attr(&attr);
                 reply.created(&ttl, &attr, answer::GENERATION, FileHandle(handle), flags);
             }

@@ -201,6 +201,36 @@ fn a_lock_lost_by_a_pause_fails_its_open_file() {
     write_and_sync(&two, b"from the next holder").unwrap();
     a.signal(rustix::process::Signal::CONT);
     is_told_of_its_lost_lock(&world, one, &beside, &two, b"from the next holder");
+/// A lock of an open file belongs to that: other descriptors of the process may be closed, and it ends with the last
+/// close of its own.
+#[test]
+fn a_lock_of_an_open_file_ends_with_it() {
+    let Some(world) = visit() else { return };
+    let (_a, _b, one, two) = two(&world, "open-file");
+    let again = open_again(&one);
+    sys::lock_open_file(&one).unwrap();
+    assert!(is_locked(sys::lock_open_file(&again)), "two open files of one process");
+    assert!(is_locked(sys::lock(&two, libc::F_RDLCK, ALL, false)));
+    let same = one.try_clone().unwrap();
+    drop((again, one));
+    assert!(is_locked(sys::lock_open_file(&two)), "a descriptor of it is left");
+    drop(same);
+    // The close of the last descriptor is told to the cluster behind its back.
+    eventually("the lock of a closed file to be given up", || sys::lock_open_file(&two).ok());
+}
+
+/// `flock` and `fcntl` do not see each other: a program may take both on one file.
+#[test]
+fn flock_and_fcntl_do_not_meet() {
+    let Some(world) = visit() else { return };
+    let (_a, _b, one, two) = two(&world, "both");
+    flock(&one, FlockOperation::LockExclusive).unwrap();
+    sys::lock(&one, libc::F_WRLCK, ALL, true).unwrap();
+    assert!(is_locked(sys::lock(&two, libc::F_WRLCK, ALL, false)));
+    sys::lock(&one, libc::F_UNLCK, ALL, false).unwrap();
+    sys::lock(&two, libc::F_WRLCK, ALL, true).unwrap();
+    let blocked = Err(rustix::io::Errno::WOULDBLOCK);
+    assert_eq!(flock(&two, FlockOperation::NonBlockingLockExclusive), blocked);
 }
 
 /// The locks of a mount that was killed end with its session.

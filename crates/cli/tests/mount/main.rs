@@ -13,6 +13,7 @@ mod world;
 mod boot;
 mod failure;
 mod files;
+mod killed;
 mod leaving;
 mod listing;
 mod locks;

@@ -5,6 +5,7 @@ use rustix::fs::{
     AtFlags, CWD, Timespec, Timestamps, XattrFlags, getxattr, listxattr, removexattr, setxattr,
     utimensat,
 };
+use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -138,15 +139,18 @@ fn user_attributes() {
     assert_eq!(gone, Err(rustix::io::Errno::NODATA));
 }
 
-/// Times keep their nanoseconds, before 1970 and after 2106 as well.
+/// Times keep their nanoseconds, before 1970 and after 2106 as well; what is out of range is refused.
 #[test]
 fn times_to_the_nanosecond() {
     let Some(world) = visit() else { return };
     let (a, b) = world.directory("times");
     std::fs::write(a.join("f"), "x").unwrap();
-    for (seconds, nanos) in
-        [(1_700_000_000, 123_456_789), (-2, 800_000_001), (5_000_000_000, 999_999_999)]
-    {
+    for (seconds, nanos) in [
+        (1_700_000_000, 123_456_789),
+        (-2, 800_000_001),
+        (-9_000_000_000, 1),
+        (5_000_000_000, 999_999_999),
+    ] {
         let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
         let times = Timestamps { last_access: time, last_modification: time };
         utimensat(CWD, a.join("f"), &times, AtFlags::empty()).unwrap();
@@ -157,9 +161,105 @@ fn times_to_the_nanosecond() {
         }
     }
     let before = a.join("f").metadata().unwrap();
+    // Beyond the year 2262 there is no such time here.
+    let late = Timespec { tv_sec: 9_300_000_000, tv_nsec: 0 };
+    let times = Timestamps { last_access: late, last_modification: late };
+    let refused = utimensat(CWD, a.join("f"), &times, AtFlags::empty());
+    assert_eq!(refused, Err(rustix::io::Errno::OVERFLOW));
+    assert_eq!(a.join("f").metadata().unwrap().mtime(), before.mtime(), "it stays");
     std::fs::write(a.join("f"), "y").unwrap();
     let after = b.join("f").metadata().unwrap();
     let changed = |meta: &std::fs::Metadata| (meta.ctime(), meta.ctime_nsec());
     assert!(changed(&after) > changed(&before), "a write changes the time");
     assert!(after.mtime() < 5_000_000_000, "to now");
+}
+
+/// Whatever writes to a program takes its set-id bits, and the mount that wrote shows it at once.
+#[test]
+fn set_id_bits_are_gone_after_every_kind_of_write() {
+    use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
+    use std::io::Write;
+    let Some(world) = visit() else { return };
+    let (a, b) = world.directory("set-id");
+    let (file, other) = (a.join("f"), b.join("f"));
+    std::fs::write(a.join("source"), [1; 8192]).unwrap();
+    let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let keep = FallocateFlags::KEEP_SIZE;
+    type Change<'a> = (&'a str, Box<dyn Fn() + 'a>);
+    let changes: [Change<'_>; 8] = [
+        ("write", Box::new(|| open(&file).write_all(b"x").unwrap())),
+        ("append", {
+            Box::new(|| {
+                let mut end = OpenOptions::new().append(true).open(&file).unwrap();
+                end.write_all(b"x").unwrap();
+            })
+        }),
+        ("truncate", Box::new(|| open(&file).set_len(5).unwrap())),
+        ("fallocate", Box::new(|| fallocate(open(&file), FallocateFlags::empty(), 0, 99).unwrap())),
+        ("fallocate that keeps the size", {
+            Box::new(|| fallocate(open(&file), keep, 0, 9999).unwrap())
+        }),
+        ("punch", {
+            Box::new(|| fallocate(open(&file), keep | FallocateFlags::PUNCH_HOLE, 0, 9).unwrap())
+        }),
+        ("copy", {
+            Box::new(|| {
+                let source = open(&a.join("source"));
+                copy_file_range(source, None, open(&file), None, 8192).unwrap();
+            })
+        }),
+        ("write by another mount", Box::new(|| open(&other).write_all(b"x").unwrap())),
+    ];
+    // "cap_net_raw+ep", version 2.
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    std::fs::copy("/bin/true", &file).unwrap();
+    for (what, change) in changes {
+        chown(&file, Some(4321), Some(4321)).unwrap();
+        setxattr(&file, "security.capability", &capability, XattrFlags::empty()).unwrap();
+        chmod(&file, 0o6755);
+        assert_eq!(mode(&file), 0o6755, "{what}");
+        change();
+        assert_eq!(mode(&file), 0o755, "{what}");
+        let mut value = [0; 64];
+        let gone = getxattr(&file, "security.capability", &mut value[..]);
+        assert_eq!(gone, Err(rustix::io::Errno::NODATA), "{what}");
+    }
+}
+
+/// A program that was rewritten on this mount does not run with the rights of the one before.
+#[test]
+fn a_rewritten_program_has_no_set_id() {
+    let Some(world) = visit() else { return };
+    let (a, _) = world.directory("set-id-run");
+    let program = a.join("id");
+    let user = |path: &Path| {
+        let mut command = Command::new(path);
+        let output = command.arg("-u").uid(1000).gid(1000).output().expect("it runs");
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    std::fs::copy("/usr/bin/id", &program).unwrap();
+    chown(&program, Some(4321), None).unwrap();
+    chmod(&program, 0o4755);
+    assert_eq!(user(&program), "4321");
+    std::fs::copy("/usr/bin/id", a.join("new")).unwrap();
+    // Into the same inode, as an attacker with the right to write would.
+    let bytes = std::fs::read(a.join("new")).unwrap();
+    use std::os::unix::fs::FileExt;
+    OpenOptions::new().write(true).open(&program).unwrap().write_all_at(&bytes, 0).unwrap();
+    assert_eq!(user(&program), "1000");
+}
+
+/// A write through a mapping takes them, too, when it is synced.
+#[test]
+fn set_id_bits_are_gone_after_a_write_through_a_mapping() {
+    let Some(world) = visit() else { return };
+    let (a, _) = world.directory("set-id-mapped");
+    let path = a.join("f");
+    std::fs::write(&path, [1; 4096]).unwrap();
+    chmod(&path, 0o6755);
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut mapped = crate::sys::Mapped::new(&file, 4096, true);
+    mapped.bytes()[0] = 2;
+    mapped.sync();
+    assert_eq!(mode(&path), 0o755);
 }

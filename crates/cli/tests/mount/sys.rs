@@ -19,6 +19,18 @@ pub(crate) fn lock(file: &File, kind: i32, range: (i64, i64), waits: bool) -> io
     }
 }
 
+/// An exclusive lock of the whole file that belongs to the open file (`F_OFD_SETLK`), if it can be had at once.
+pub(crate) fn lock_open_file(file: &File) -> io::Result<()> {
+    // SAFETY: all zeroes is a lock description, of the whole file and with the pid 0 that the kernel wants.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as i16;
+    // SAFETY: the descriptor is open, and the pointer is to a lock description.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The kind of lock that is in the way of an exclusive one, `F_UNLCK` if none is.
 pub(crate) fn lock_in_the_way(file: &File, range: (i64, i64)) -> io::Result<i32> {
     // SAFETY: as above; the kernel writes into it.

@@ -1,5 +1,6 @@
 //! Space: `statfs`, `fallocate`, `SEEK_DATA` and `SEEK_HOLE`, `copy_file_range`.
 
+use crate::coherence::has_set_id;
 use crate::edge::Edge;
 use crate::failure::Outcome;
 use everhold_proto::InodeId;
@@ -54,6 +55,7 @@ impl Edge {
         file.flush().await?;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
             // Space is not set aside: blocks are allocated when they are written, and a full cluster says so.
+            0 if keeps => self.take_privileges(inode).await?,
             0 => {}
             libc::FALLOC_FL_PUNCH_HOLE if keeps => {
                 self.client.punch(inode, offset, length).await?;
@@ -64,16 +66,31 @@ impl Edge {
             _ => return Err(Errno::EOPNOTSUPP.into()),
         }
         if !keeps {
-            let grow = FsOp::Commit {
-                inode,
-                expected_version: None,
-                content: Content::default(),
-                size_at_least: end,
-                append: false,
-            };
-            self.client.execute(grow).await?;
+            self.write_nothing(inode, end).await?;
         }
         file.changed();
+        Ok(())
+    }
+
+    /// Takes set-id bits and capabilities of a program of which nothing is changed by a write, if it has any.
+    async fn take_privileges(&self, inode: InodeId) -> Outcome<()> {
+        let attr = self.client.cached_attr(inode).await?;
+        match has_set_id(&attr) || attr.xattrs > 0 {
+            true => self.write_nothing(inode, 0).await,
+            false => Ok(()),
+        }
+    }
+
+    /// A write without bytes; the file has at least `size_at_least` bytes afterwards.
+    async fn write_nothing(&self, inode: InodeId, size_at_least: u64) -> Outcome<()> {
+        let nothing = FsOp::Commit {
+            inode,
+            expected_version: None,
+            content: Content::default(),
+            size_at_least,
+            append: false,
+        };
+        self.client.execute(nothing).await?;
         Ok(())
     }
 

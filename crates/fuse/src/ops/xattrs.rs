@@ -13,6 +13,9 @@ const STATS: &[u8] = b"user.everhold.stats";
 /// The number of the process that serves it, likewise.
 const PROCESS: &[u8] = b"user.everhold.process";
 
+/// What a program may do beyond its user; a write takes it.
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// A value, or only its length when the program asked for that.
 pub(crate) enum Sized {
     Data(Bytes),
@@ -46,7 +49,16 @@ impl Edge {
         if inode == InodeId::ROOT && name == PROCESS {
             return sized(std::process::id().to_string().into(), size);
         }
-        sized(self.client.cached_xattr(inode, &name).await?.ok_or(Errno::ENODATA)?, size)
+        let mut value = self.client.cached_xattr(inode, &name).await?;
+        // What was written takes it when it is committed.
+        if name == CAPABILITY
+            && value.is_some()
+            && let Some(file) = self.files.dirty(inode)
+        {
+            self.attr_of_dirty(file).await?;
+            value = self.client.cached_xattr(inode, &name).await?;
+        }
+        sized(value.ok_or(Errno::ENODATA)?, size)
     }
 
     pub(crate) async fn listxattr(self: Arc<Self>, inode: InodeId, size: u32) -> Outcome<Sized> {
