@@ -1,15 +1,18 @@
 //! What becomes of the program that waits for a request, as `/proc` tells it.
 
+use std::sync::OnceLock;
+
 /// What becomes of a calling thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It runs on.
     Lives,
-    /// A signal ends it, or it is not there any more.
+    /// A signal ends it.
     Dies,
     /// It is ending of its own accord, and closes its files.
     Exits,
-    /// It is in a PID namespace that this process does not see into.
+    /// It cannot be looked up: it is in a PID namespace that this process does not see into, or has ended and left
+    /// its process a request that no thread waits for, as programs with asynchronous I/O do.
     Unknown,
 }
 
@@ -33,14 +36,23 @@ const HARMLESS: [i32; 8] = [
 
 /// What becomes of the thread `caller` of a request; 0: the kernel does not say which one it is.
 pub(crate) fn fate(caller: u32) -> Fate {
-    if caller == 0 {
+    if caller == 0 || !sees_threads() {
         return Fate::Unknown;
     }
     let read = |what: &str| std::fs::read_to_string(format!("/proc/{caller}/{what}"));
     match (read("status"), read("stat")) {
         (Ok(status), Ok(stat)) => judge(&status, &stat),
-        _ => Fate::Dies,
+        _ => Fate::Unknown,
     }
+}
+
+/// Whether `/proc` is there, and has the numbers of this process's namespace.
+fn sees_threads() -> bool {
+    static SEES: OnceLock<bool> = OnceLock::new();
+    *SEES.get_or_init(|| {
+        let own = std::fs::read_link("/proc/self");
+        own.is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str())
+    })
 }
 
 fn judge(status: &str, stat: &str) -> Fate {
@@ -121,7 +133,7 @@ mod tests {
     #[test]
     fn threads_are_looked_up() {
         assert_eq!(fate(std::process::id()), Fate::Lives);
-        assert_eq!(fate(u32::MAX), Fate::Dies, "nobody waits any more");
+        assert_eq!(fate(u32::MAX), Fate::Unknown, "it has ended");
         assert_eq!(fate(0), Fate::Unknown);
     }
 }

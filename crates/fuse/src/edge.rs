@@ -4,6 +4,7 @@ use crate::coherence::News;
 use crate::dirs::Dir;
 use crate::failure::{Failure, Outcome};
 use crate::files::{self, Files};
+use crate::gone::Gone;
 use crate::lost_locks::HeldLocks;
 use crate::names::Names;
 use crate::owners::Owners;
@@ -45,6 +46,8 @@ pub(crate) struct Edge {
     pub(crate) news: News,
     /// What the kernel may hold of directories.
     pub(crate) names: Names,
+    /// Directories that may outlive their names.
+    pub(crate) gone: Gone,
     /// Requests that wait.
     pub(crate) waiting: Arc<Waiting>,
     /// Who took locks through which handle.
@@ -65,6 +68,7 @@ impl Edge {
             notifier: OnceLock::new(),
             news: News::default(),
             names: Names::default(),
+            gone: Gone::default(),
             waiting: Arc::default(),
             owners: Owners::default(),
             runtime,

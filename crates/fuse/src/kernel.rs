@@ -97,6 +97,10 @@ impl Filesystem for Kernel {
         }
     }
 
+    fn forget(&self, _req: &Request, ino: INodeNo, _nlookup: u64) {
+        self.0.gone.forget(convert::inode(ino));
+    }
+
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (inode, moment) = (convert::inode(ino), self.0.moment());
         let clean = |attr: &Attr| self.0.files.dirty(attr.inode).is_none();

@@ -19,6 +19,7 @@ mod dirs;
 mod edge;
 mod failure;
 mod files;
+mod gone;
 mod kernel;
 mod lost_locks;
 pub mod mount;

@@ -201,6 +201,8 @@ fn a_lock_lost_by_a_pause_fails_its_open_file() {
     write_and_sync(&two, b"from the next holder").unwrap();
     a.signal(rustix::process::Signal::CONT);
     is_told_of_its_lost_lock(&world, one, &beside, &two, b"from the next holder");
+}
+
 /// A lock of an open file belongs to that: other descriptors of the process may be closed, and it ends with the last
 /// close of its own.
 #[test]

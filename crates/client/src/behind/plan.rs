@@ -2,7 +2,9 @@
 
 use super::holdings::{Holdings, Known};
 use everhold_proto::InodeId;
-use everhold_proto::fs::{Attr, Content, FileKind, FsAnswer, FsError, FsOp, FsQuery, Name, Source};
+use everhold_proto::fs::{
+    Attr, Content, FileKind, FsAnswer, FsError, FsOp, FsQuery, Name, RenameMode, Source,
+};
 
 /// What becomes of a change.
 #[derive(Debug, PartialEq, Eq)]
@@ -105,8 +107,8 @@ impl Holdings {
                 Some((inode, _)) if self.file(inode).is_some() => Plan::Here,
                 Some(_) => REFUSED,
             },
-            FsOp::Rename { parent, name, new_parent, new_name, .. } => {
-                self.plan_rename((*parent, name), (*new_parent, new_name))
+            FsOp::Rename { parent, name, new_parent, new_name, mode } => {
+                self.plan_rename((*parent, name), (*new_parent, new_name), *mode)
             }
             FsOp::Create { .. }
             | FsOp::PutFile { .. }
@@ -145,7 +147,7 @@ impl Holdings {
         }
     }
 
-    fn plan_rename(&self, from: (InodeId, &Name), to: (InodeId, &Name)) -> Plan {
+    fn plan_rename(&self, from: (InodeId, &Name), to: (InodeId, &Name), mode: RenameMode) -> Plan {
         let (source, target) = (self.entry(from.0, from.1), self.entry(to.0, to.1));
         let both = self.has(from.0) && self.has(to.0);
         let can_move = |(inode, kind)| match kind {
@@ -157,7 +159,8 @@ impl Holdings {
             (Some(source), None) => can_move(source),
             (Some(source), Some(target)) => can_move(source) && can_move(target),
         };
-        if both && here {
+        // A whiteout is a new inode beside what the operation names: the leader makes it.
+        if both && here && mode != RenameMode::Whiteout {
             return Plan::Here;
         }
         let moved = [source, target].into_iter().flatten().map(|(inode, _)| inode);

@@ -122,6 +122,7 @@ impl Kernel {
 }
 
 pub(super) fn answer_attr(edge: &Edge, reply: ReplyAttr, attr: &Attr, moment: Moment) {
+    edge.gone.saw(attr);
     reply.attr(&edge.keep_attr(attr, moment), &convert::file_attr(attr));
 }
 
@@ -132,6 +133,7 @@ pub(super) fn answer_entry(
     attr: &Attr,
     moment: Moment,
 ) {
+    edge.gone.saw(attr);
     let keep = edge.keep_entry(parent, attr, moment);
     reply.entry_with_ttls(&keep.attr, &keep.entry, &convert::file_attr(attr), GENERATION);
 }

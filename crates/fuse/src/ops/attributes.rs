@@ -12,12 +12,18 @@ use std::sync::Arc;
 impl Edge {
     /// Attributes, with everything committed that was written here: size and times are then everybody's.
     pub(crate) async fn getattr(self: Arc<Self>, inode: InodeId) -> Outcome<Attr> {
+        if let Some(gone) = self.gone.attr(inode) {
+            return Ok(gone);
+        }
         match self.files.dirty(inode) {
             Some(file) => self.attr_of_dirty(file).await,
             None => match self.client.cached_attr(inode).await {
+                Err(e) if e.is_not_found() && self.gone.went(inode).is_some() => {
+                    Ok(self.gone.went(inode).ok_or(e)?)
+                }
                 // The kernel asks before it reads beyond the end that it knows.
                 Err(e) if self.files.of(inode).is_some() => Err(of_open(e)),
-                attr => Ok(attr?),
+                other => Ok(other?),
             },
         }
     }

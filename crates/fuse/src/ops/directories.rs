@@ -79,6 +79,7 @@ impl Edge {
                     Err(e) => return Err(e),
                 }
             }
+            self.gone.saw(&entry.attr);
             let keep = self.keep_entry(dir.inode, &entry.attr, moment);
             entry.keep = keep.attr.min(keep.entry);
         }

@@ -75,6 +75,7 @@ impl Edge {
             f if f.is_empty() => RenameMode::Replace,
             RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
             RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            RenameFlags::RENAME_WHITEOUT => RenameMode::Whiteout,
             _ => return Err(Errno::EINVAL.into()),
         };
         self.may_lose(new_parent, &new_name);

@@ -33,7 +33,8 @@ fn sized(value: Bytes, size: u32) -> Outcome<Sized> {
 impl Edge {
     /// Whether it is known that an inode has no such attribute. The mount's own ones are nobody's but its.
     pub(crate) fn lacks_xattr(&self, inode: InodeId, name: &[u8]) -> bool {
-        ![STATS, PROCESS].contains(&name) && self.client.peek_lacks(inode, name)
+        ![STATS, PROCESS].contains(&name)
+            && (self.client.peek_lacks(inode, name) || self.gone.attr(inode).is_some())
     }
 
     pub(crate) async fn getxattr(
@@ -62,6 +63,9 @@ impl Edge {
     }
 
     pub(crate) async fn listxattr(self: Arc<Self>, inode: InodeId, size: u32) -> Outcome<Sized> {
+        if self.gone.attr(inode).is_some() {
+            return sized(Bytes::new(), size);
+        }
         let mut list = Vec::new();
         for name in self.client.cached_xattr_names(inode).await? {
             list.extend_from_slice(&name);

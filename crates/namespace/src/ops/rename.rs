@@ -1,12 +1,13 @@
-//! `renameat2`: replace, no-replace and exchange.
+//! `renameat2`: replace, no-replace, exchange and whiteout.
 //!
 //! **Invariant:** directories form a tree. A directory never moves below itself; the walk up from the
 //! new place that makes sure of it is bounded.
 
+use super::create;
 use crate::failure::Outcome;
 use crate::rows::DentryRow;
 use crate::tree::{Entry, Tree};
-use everhold_proto::fs::{ChangeKind, FileKind, FsError, FsReply, RenameMode};
+use everhold_proto::fs::{ChangeKind, FileKind, FsError, FsReply, NewKind, Owner, RenameMode};
 use everhold_proto::ids::*;
 use everhold_proto::limits::PATH_DEPTH_MAX;
 
@@ -37,15 +38,27 @@ pub(super) fn rename(
         }
         (_, Some(target)) => {
             check_replaceable(tree, source, target)?;
-            replace(tree, (from, source), (to, target))?;
+            replace(tree, (from.clone(), source), (to, target))?;
+            leave_whiteout(tree, from, mode)?;
         }
         (_, None) => {
             tree.remove_entry(&from, source)?;
             enter(tree, &to, source)?;
-            tree.record(ChangeKind::Rename, moved, Some(to), Some(from))?;
+            tree.record(ChangeKind::Rename, moved, Some(to), Some(from.clone()))?;
+            leave_whiteout(tree, from, mode)?;
         }
     }
     Ok(FsReply::Attr(tree.attr(moved)?))
+}
+
+/// Leaves a character device 0:0 of root's, without any permission, under a name that was moved away.
+fn leave_whiteout(tree: &mut Tree<'_, '_>, from: Entry, mode: RenameMode) -> Outcome<()> {
+    if mode != RenameMode::Whiteout {
+        return Ok(());
+    }
+    let owner = Owner { uid: 0, gid: 0, mode: 0, umask: 0 };
+    create::create(tree, from, &NewKind::CharDevice(0), owner, false)?;
+    Ok(())
 }
 
 fn replace(

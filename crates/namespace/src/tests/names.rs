@@ -238,6 +238,40 @@ fn renames_are_checked() {
     invariants::check(&world);
 }
 
+/// A whiteout stands where the moved name was, whether something was replaced or not; nothing is left where the
+/// rename is refused or does nothing.
+#[test]
+fn a_rename_may_leave_a_whiteout() {
+    use RenameMode::Whiteout;
+    let mut world = World::new();
+    let dir = world.create(ROOT, "d", NewKind::Directory);
+    world.put(ROOT, "f", b"1");
+    world.put(ROOT, "g", b"2");
+    let inner = world.create(ROOT, "inner", NewKind::Directory);
+    let lookup = |world: &mut World, parent, text: &str| match world
+        .ask(FsQuery::Lookup { parent, name: name(text) })
+    {
+        Ok(FsAnswer::Attr(attr)) => attr,
+        other => panic!("{text}: {other:?}"),
+    };
+    let replaced = lookup(&mut world, ROOT, "g").inode;
+    let moved = world.attr_of(rename((ROOT, "f"), (ROOT, "g"), Whiteout)).inode;
+    world.attr_of(rename((ROOT, "inner"), (dir, "i"), Whiteout));
+    assert_eq!(lookup(&mut world, ROOT, "g").inode, moved);
+    assert_eq!(world.attr(replaced).unwrap().nlink, 0);
+    assert_eq!(lookup(&mut world, dir, "i").inode, inner);
+    for left in ["f", "inner"] {
+        let attr = lookup(&mut world, ROOT, left);
+        assert_eq!((attr.kind, attr.rdev, attr.mode, attr.uid), (FileKind::CharDevice, 0, 0, 0));
+    }
+    let refused = world.perform(rename((ROOT, "none"), (ROOT, "x"), Whiteout));
+    assert_eq!(refused, Err(FsError::NotFound));
+    let before = world.attr(ROOT).unwrap();
+    world.attr_of(rename((ROOT, "g"), (ROOT, "g"), Whiteout));
+    assert_eq!(world.attr(ROOT).unwrap(), before);
+    invariants::check(&world);
+}
+
 /// A directory that moves takes its link to the parent along.
 #[test]
 fn moved_directories_change_their_parents() {

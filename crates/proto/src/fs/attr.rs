@@ -173,6 +173,9 @@ pub enum RenameMode {
     NoReplace,
     /// Swap the two.
     Exchange,
+    /// Replace it, and leave a character device with the number 0 under the old name, which stands for "nothing
+    /// here" in the upper layer of an overlay.
+    Whiteout,
 }
 
 /// How setting an extended attribute treats an existing one.

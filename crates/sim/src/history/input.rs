@@ -88,6 +88,7 @@ impl Input {
             Input::Group(GroupInput::Rename(_, _, RenameMode::Replace)) => "rename",
             Input::Group(GroupInput::Rename(_, _, RenameMode::NoReplace)) => "rename_new",
             Input::Group(GroupInput::Rename(_, _, RenameMode::Exchange)) => "exchange",
+            Input::Group(GroupInput::Rename(_, _, RenameMode::Whiteout)) => "whiteout",
             Input::Group(GroupInput::Stat(..)) => "stat",
             Input::Group(GroupInput::List) => "list",
             Input::Log(LogInput::Append(..)) => "append",
@@ -122,6 +123,7 @@ fn mode_name(mode: RenameMode) -> &'static str {
         RenameMode::Replace => "rename",
         RenameMode::NoReplace => "rename_new",
         RenameMode::Exchange => "exchange",
+        RenameMode::Whiteout => "whiteout",
     }
 }
 
