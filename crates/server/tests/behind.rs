@@ -120,8 +120,8 @@ async fn change(client: &Arc<Client>, dice: &mut Dice, directories: &mut Vec<Ino
         (4, _) => client.unlink(parent, from, dice.roll(2) == 0).await,
         (5, _) => client.rmdir(parent, from).await,
         (6, _) => {
-            let mode = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
-            let mode = mode[dice.roll(3) as usize];
+            use RenameMode::{Exchange, NoReplace, Replace, Whiteout};
+            let mode = [Replace, NoReplace, Exchange, Whiteout][dice.roll(4) as usize];
             client.rename_in(parent, from, other, to, mode).await.map(drop)
         }
         (7, Some(attr)) if attr.kind != FileKind::Symlink => {
