@@ -51,7 +51,7 @@ impl Edge {
             Consistency::Strict => Duration::ZERO,
             Consistency::Relaxed => RELAXED,
             Consistency::CloseToOpen if self.moment() != moment => Duration::ZERO,
-            Consistency::CloseToOpen => self.client.cache_lease_left(),
+            Consistency::CloseToOpen => self.give_attr(attr, moment),
         }
     }
 
@@ -75,6 +75,17 @@ impl Edge {
             Some(attr) => self.keep_entry(parent, &attr, moment).entry,
             None => Duration::ZERO,
         }
+    }
+
+    fn give_attr(&self, attr: &Attr, moment: Moment) -> Duration {
+        let left = self.client.cache_lease_left();
+        let directory = match attr.kind {
+            FileKind::Directory => attr.inode,
+            _ => attr.parent,
+        };
+        self.names.give_attr(directory, left, Instant::now());
+        // Either the teller sees that it was given, or this sees that there are news.
+        if self.moment() == moment { left } else { Duration::ZERO }
     }
 
     fn give_name(&self, parent: InodeId, left: Duration, moment: Moment) -> Duration {
@@ -108,18 +119,18 @@ impl Invalidate for Teller {
         }
     }
 
-    fn directory(&self, inode: InodeId, known: bool) {
+    fn directory(&self, inode: InodeId, _known: bool) {
         let Some(edge) = self.0.upgrade() else { return };
         edge.news.0.fetch_add(1, Ordering::SeqCst);
         edge.forget_attr(inode);
-        let given = edge.names.changed(inode, Instant::now()).is_some();
-        if given || known {
+        let now = Instant::now();
+        if let Some(until) = edge.names.taken(inode, now) {
             // The kernel's copies end with the lease, which is not renewed meanwhile.
             #[expect(
                 clippy::disallowed_methods,
                 reason = "hooks may block; no simulator runs them"
             )]
-            std::thread::sleep(edge.client.cache_lease_left());
+            std::thread::sleep(edge.client.cache_lease_left().min(until - now));
         }
     }
 

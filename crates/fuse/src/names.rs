@@ -1,4 +1,4 @@
-//! Which directories have names in the kernel, and which directories others change too.
+//! Which directories have names, or attributes of their files, in the kernel, and which directories others change too.
 //!
 //! To make the kernel forget a name takes the lock of its directory, and an operation of this mount may hold that
 //! while it waits for another mount, which may wait for the same here. Such a wait ends with the lease. So that it
@@ -19,6 +19,8 @@ const DIRECTORIES_MAX: usize = 100_000;
 #[derive(Default)]
 pub(crate) struct Names {
     directories: Mutex<HashMap<InodeId, Directory>>,
+    /// Of directories that are not kept in mind the kernel holds attributes up to then, at the latest.
+    others_until: Mutex<Option<Instant>>,
 }
 
 /// What is known of a directory. A time that has passed says nothing.
@@ -26,13 +28,16 @@ pub(crate) struct Names {
 struct Directory {
     /// The kernel holds names up to then, at the latest.
     given_until: Option<Instant>,
+    /// It holds attributes of the directory's files up to then, at the latest.
+    attrs_until: Option<Instant>,
     /// Others use it, too.
     shared_until: Option<Instant>,
 }
 
 impl Directory {
     fn is_idle(&self, now: Instant) -> bool {
-        [self.given_until, self.shared_until].into_iter().flatten().all(|until| until <= now)
+        let times = [self.given_until, self.attrs_until, self.shared_until];
+        times.into_iter().flatten().all(|until| until <= now)
     }
 }
 
@@ -53,6 +58,31 @@ impl Names {
         let until = now + left;
         directory.given_until = Some(directory.given_until.map_or(until, |at| at.max(until)));
         left
+    }
+
+    /// The kernel keeps attributes of a file in `parent` for so long.
+    pub(crate) fn give_attr(&self, parent: InodeId, left: Duration, now: Instant) {
+        if left.is_zero() {
+            return;
+        }
+        let until = Some(now + left);
+        let mut directories = self.directories.lock();
+        if directories.len() >= DIRECTORIES_MAX && !directories.contains_key(&parent) {
+            drop(directories);
+            let mut others = self.others_until.lock();
+            *others = others.max(until);
+            return;
+        }
+        let directory = directories.entry(parent).or_default();
+        directory.attrs_until = directory.attrs_until.max(until);
+    }
+
+    /// Somebody else holds a directory from now on. Up to when the kernel may hold something of it; `None`: it holds
+    /// nothing.
+    pub(crate) fn taken(&self, directory: InodeId, now: Instant) -> Option<Instant> {
+        let names = self.changed(directory, now);
+        let attrs = self.directories.lock().get(&directory).and_then(|known| known.attrs_until);
+        names.max(attrs).max(*self.others_until.lock()).filter(|until| now < *until)
     }
 
     /// Somebody else changed a name in `parent`. Up to when the kernel may hold names of it; `None`: it holds none.
@@ -109,6 +139,22 @@ mod tests {
         assert_eq!(names.directories.lock().len(), 1, "the shared one is still of use");
         names.tend(now + LEASE + SHARED);
         assert_eq!(names.directories.lock().len(), 0);
+    }
+
+    /// Who takes a directory waits only for what the kernel was told of it lately.
+    #[test]
+    fn what_was_told_of_files_counts_for_who_takes_their_directory() {
+        let (names, now) = (Names::default(), Instant::now());
+        assert_eq!(names.taken(A, now), None);
+        names.give_attr(A, LEASE, now);
+        assert_eq!(names.taken(A, now + LEASE / 2), Some(now + LEASE));
+        assert_eq!((names.taken(A, now + LEASE), names.taken(B, now)), (None, None));
+        for i in 0..DIRECTORIES_MAX as u64 {
+            names.give_attr(InodeId(i + 100), LEASE, now);
+        }
+        let other = InodeId(DIRECTORIES_MAX as u64 + 200);
+        names.give_attr(other, LEASE, now);
+        assert_eq!(names.taken(other, now), Some(now + LEASE), "of whatever is not kept in mind");
     }
 
     #[test]
