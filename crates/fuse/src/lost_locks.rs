@@ -15,6 +15,7 @@ use crate::ops::LockRequest;
 use everhold_client::ClientError;
 use crate::owners::Owner;
 use everhold_proto::fs::{LockKind, LockOwner};
+use everhold_proto::planted::{self, Bug};
 use everhold_proto::{InodeId, Kind, SessionId};
 use fuser::Errno;
 use parking_lot::Mutex;
@@ -201,15 +202,21 @@ impl Edge {
         Err(handle.hold.tell().into())
     }
 
-    /// The session may have ended since [`Edge::check_locks`]: what was written then is not there any more.
-    pub(crate) fn check_locks_again(self: &Arc<Self>, handle: &Arc<Handle>) -> Outcome<()> {
+    /// The session may have ended since [`Edge::check_locks`]. `wrote`: bytes were taken since then.
+    pub(crate) fn check_locks_again(
+        self: &Arc<Self>,
+        handle: &Arc<Handle>,
+        wrote: bool,
+    ) -> Outcome<()> {
         let session = handle.hold.session();
         let is_current = session.is_none_or(|session| session == self.client.session_id());
-        if is_current && !handle.hold.is_lost() {
+        let was_lost = handle.hold.is_lost();
+        if is_current && !was_lost || planted::has(Bug::LostLockUnnoticed) {
             return Ok(());
         }
         self.lose_locks();
-        if let Some(session) = session {
+        // Where it was noticed before, these bytes may have come after the others were dropped.
+        if let Some(session) = session.filter(|_| wrote && was_lost) {
             self.drop_written(handle.clone(), session);
         }
         Err(handle.hold.tell().into())
@@ -283,6 +290,9 @@ impl Edge {
 
     /// Locks of sessions that have ended are lost; so is what was written under them.
     pub(crate) fn lose_locks(self: &Arc<Self>) {
+        if planted::has(Bug::LostLockUnnoticed) {
+            return;
+        }
         for (handle, session) in self.locks.lose(self.client.session_id()) {
             tracing::error!(
                 inode = %handle.file.inode(),

@@ -176,7 +176,7 @@ impl Edge {
             return Ok(count);
         }
         handle.file.write(offset, &data).await.map_err(of_open)?;
-        self.check_locks_again(&handle)?;
+        self.check_locks_again(&handle, true)?;
         if handle.strict || flags & (libc::O_SYNC | libc::O_DSYNC) != 0 {
             self.sync_handle(&handle).await?;
         }
@@ -187,7 +187,7 @@ impl Edge {
     pub(crate) async fn fsync(self: Arc<Self>, handle: u64) -> Outcome<()> {
         let handle = self.handle_to_change(handle).await?;
         self.sync_handle(&handle).await?;
-        self.check_locks_again(&handle)
+        self.check_locks_again(&handle, false)
     }
 
     /// Makes the names in a directory durable.
