@@ -1,7 +1,7 @@
 //! Sessions: clients' leases. A session's row is what the block table and the request window go by.
 //!
 //! **Invariant:** `floor` and `acked_below` only rise, and an ended session never comes back: its id is
-//! the log index that opened it. `seen_ms` is at most [`SEEN_STEP_MS`] behind the last sign of life in the log, so
+//! the log index that opened it. `seen_ms` is at most a second behind the last sign of life in the log, so
 //! whoever leads next knows how old a session is.
 
 use crate::delegations::Rule;

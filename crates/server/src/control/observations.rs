@@ -326,7 +326,7 @@ impl Observations {
     }
 
     /// Sessions of `open` that were not seen for `ttl`. One that this leader has not heard of is as old as its row says
-    /// (the value: for how long the leaders had not seen it), but has [`FIRST_WORD`] to be heard of.
+    /// (the value: for how long the leaders had not seen it), but has three seconds to be heard of.
     pub fn expired_sessions(
         &self,
         open: &BTreeMap<SessionId, Duration>,
