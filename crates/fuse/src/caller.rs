@@ -71,7 +71,7 @@ fn judge(status: &str, stat: &str) -> Fate {
 }
 
 /// Whether a signal waits for the thread or its process that ends it: SIGKILL, or one that it neither blocks nor
-/// handles.
+/// handles. Of a program under a debugger only SIGKILL counts: the debugger may keep any other from it.
 fn is_fatally_signalled(status: &str) -> bool {
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -79,8 +79,11 @@ fn is_fatally_signalled(status: &str) -> bool {
     };
     let pending = mask("SigPnd:") | mask("ShdPnd:");
     let spared = mask("SigBlk:") | mask("SigIgn:") | mask("SigCgt:");
+    let traced = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    let is_traced = traced.is_some_and(|tracer| tracer.trim() != "0");
     let harmless = HARMLESS.iter().fold(0, |all, signal| all | bit(*signal));
-    pending & bit(libc::SIGKILL) != 0 || pending & !spared & !harmless != 0
+    let ends = if is_traced { 0 } else { !spared & !harmless };
+    pending & (bit(libc::SIGKILL) | ends) != 0
 }
 
 fn bit(signal: i32) -> u64 {
@@ -119,6 +122,15 @@ mod tests {
         assert_eq!(fate(&status(libc::SIGALRM, 0, 0, libc::SIGALRM)), Fate::Lives, "handled");
         assert_eq!(fate(&status(libc::SIGCHLD, 0, 0, 0)), Fate::Lives);
         assert_eq!(fate(&status(64, 0, 0, 0)), Fate::Dies, "the last real-time signal");
+    }
+
+    #[test]
+    fn a_debugger_may_keep_signals_away() {
+        let traced = |signal| format!("TracerPid:\t7\n{}", status(signal, 0, 0, 0));
+        assert_eq!(judge(&traced(libc::SIGINT), &stat(0, 0)), Fate::Lives);
+        assert_eq!(judge(&traced(libc::SIGKILL), &stat(0, 0)), Fate::Dies);
+        let free = format!("TracerPid:\t0\n{}", status(libc::SIGINT, 0, 0, 0));
+        assert_eq!(judge(&free, &stat(0, 0)), Fate::Dies);
     }
 
     #[test]

@@ -24,14 +24,14 @@ impl Gone {
         }
         let mut known = self.0.lock();
         if known.len() >= REMEMBERED_MAX && !known.contains_key(&attr.inode) {
-            // The order of a hash map is arbitrary. Those that are gone are few, and nobody tells of them again.
+            // The order of a hash map is arbitrary. Those that are gone are few, and the cluster tells of them no more.
             let mut kept = 0;
             known.retain(|_, attr| {
                 kept += 1;
                 attr.nlink == 0 || kept % 4 != 0
             });
         }
-        if known.len() < REMEMBERED_MAX && known.get(&attr.inode).is_none_or(|old| old.nlink > 0) {
+        if known.len() < REMEMBERED_MAX || known.contains_key(&attr.inode) {
             known.insert(attr.inode, attr.clone());
         }
     }
@@ -42,11 +42,6 @@ impl Gone {
         let attr = known.get_mut(&inode)?;
         (attr.nlink, attr.size, attr.xattrs) = (0, 0, 0);
         Some(attr.clone())
-    }
-
-    /// The attributes of a directory that is known to be gone.
-    pub(crate) fn attr(&self, inode: InodeId) -> Option<Attr> {
-        self.0.lock().get(&inode).filter(|attr| attr.nlink == 0).cloned()
     }
 
     /// The kernel does not know an inode any more.
@@ -69,13 +64,13 @@ mod tests {
         let (gone, inode) = (Gone::default(), InodeId(5));
         assert_eq!(gone.went(inode), None, "it was never known");
         gone.saw(&directory(5));
-        assert_eq!(gone.attr(inode), None, "it is not gone");
         let left = gone.went(inode).unwrap();
-        assert_eq!((left.nlink, left.size), (0, 0));
+        assert_eq!((left.nlink, left.size, left.mode), (0, 0, directory(5).mode));
+        assert_eq!(gone.went(inode), Some(left.clone()));
         gone.saw(&directory(5));
-        assert_eq!(gone.attr(inode), Some(left), "what is said late does not bring it back");
+        assert_eq!(gone.went(inode), Some(left), "it was told of late");
         gone.forget(inode);
-        assert_eq!(gone.attr(inode), None);
+        assert_eq!(gone.went(inode), None);
     }
 
     #[test]
@@ -94,7 +89,7 @@ mod tests {
             gone.saw(&directory(inode));
         }
         assert!(gone.0.lock().len() <= REMEMBERED_MAX);
-        assert!(gone.attr(InodeId(1)).is_some());
+        assert!(gone.went(InodeId(1)).is_some());
         assert!(gone.went(InodeId(REMEMBERED_MAX as u64 + 9)).is_some(), "the newest");
     }
 }

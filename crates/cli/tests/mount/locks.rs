@@ -225,7 +225,7 @@ fn a_lock_of_an_open_file_ends_with_it() {
 #[test]
 fn flock_and_fcntl_do_not_meet() {
     let Some(world) = visit() else { return };
-    let (_a, _b, one, two) = two(&world, "both");
+    let (_a, _b, one, two) = two(&world, "both-kinds");
     flock(&one, FlockOperation::LockExclusive).unwrap();
     sys::lock(&one, libc::F_WRLCK, ALL, true).unwrap();
     assert!(is_locked(sys::lock(&two, libc::F_WRLCK, ALL, false)));

@@ -10,11 +10,9 @@ use fuser::Errno;
 use std::sync::Arc;
 
 impl Edge {
-    /// Attributes, with everything committed that was written here: size and times are then everybody's.
+    /// Attributes, with everything committed that was written here: size and times are then everybody's. A directory
+    /// that is gone, and that the kernel knows, has those that it had, without links.
     pub(crate) async fn getattr(self: Arc<Self>, inode: InodeId) -> Outcome<Attr> {
-        if let Some(gone) = self.gone.attr(inode) {
-            return Ok(gone);
-        }
         match self.files.dirty(inode) {
             Some(file) => self.attr_of_dirty(file).await,
             None => match self.client.cached_attr(inode).await {

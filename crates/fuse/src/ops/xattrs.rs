@@ -33,8 +33,7 @@ fn sized(value: Bytes, size: u32) -> Outcome<Sized> {
 impl Edge {
     /// Whether it is known that an inode has no such attribute. The mount's own ones are nobody's but its.
     pub(crate) fn lacks_xattr(&self, inode: InodeId, name: &[u8]) -> bool {
-        ![STATS, PROCESS].contains(&name)
-            && (self.client.peek_lacks(inode, name) || self.gone.attr(inode).is_some())
+        ![STATS, PROCESS].contains(&name) && self.client.peek_lacks(inode, name)
     }
 
     pub(crate) async fn getxattr(
@@ -50,7 +49,10 @@ impl Edge {
         if inode == InodeId::ROOT && name == PROCESS {
             return sized(std::process::id().to_string().into(), size);
         }
-        let mut value = self.client.cached_xattr(inode, &name).await?;
+        let mut value = match self.client.cached_xattr(inode, &name).await {
+            Err(e) if e.is_not_found() && self.gone.went(inode).is_some() => None,
+            other => other?,
+        };
         // What was written takes it when it is committed.
         if name == CAPABILITY
             && value.is_some()
@@ -63,11 +65,12 @@ impl Edge {
     }
 
     pub(crate) async fn listxattr(self: Arc<Self>, inode: InodeId, size: u32) -> Outcome<Sized> {
-        if self.gone.attr(inode).is_some() {
-            return sized(Bytes::new(), size);
-        }
         let mut list = Vec::new();
-        for name in self.client.cached_xattr_names(inode).await? {
+        let names = match self.client.cached_xattr_names(inode).await {
+            Err(e) if e.is_not_found() && self.gone.went(inode).is_some() => Vec::new(),
+            other => other?,
+        };
+        for name in names {
             list.extend_from_slice(&name);
             list.push(0);
         }
