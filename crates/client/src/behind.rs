@@ -265,17 +265,16 @@ impl Client {
 
     /// Waits until everything that this client did to an inode is with the cluster: durable, and seen by all.
     pub async fn settle(self: &Arc<Self>, inode: InodeId) -> Result<()> {
-        let Some(behind) = &self.behind else { return Ok(()) };
-        let last = behind.state.lock().queue.last(&[inode]);
-        self.told(behind, last).await?;
+        self.until_settled(inode).await?;
         self.losses.take(inode)
     }
 
     /// The same for everything that this client did.
     pub async fn settle_all(self: &Arc<Self>) -> Result<()> {
-        let Some(behind) = &self.behind else { return Ok(()) };
-        let last = behind.state.lock().queue.newest();
-        self.told(behind, last).await?;
+        if let Some(behind) = &self.behind {
+            let last = behind.state.lock().queue.newest();
+            self.told(behind, last).await?;
+        }
         self.losses.take_any()
     }
 

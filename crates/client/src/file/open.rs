@@ -190,8 +190,9 @@ impl OpenFile {
     /// something of the file was lost before and nobody was told; whoever keeps a [`crate::LossMark`] for each opening
     /// flushes, calls [`Client::until_settled`], and asks [`Client::losses`] instead.
     pub async fn sync(self: &Arc<Self>) -> Result<()> {
-        self.flush().await?;
-        self.client.settle(self.inode).await
+        let flushed = self.flush().await;
+        let settled = self.client.settle(self.inode).await;
+        flushed.and(settled)
     }
 
     /// Writes `data` at the end of the file, wherever that is by then: atomic and committed when this

@@ -128,7 +128,7 @@ async fn a_read_never_mixes_versions() {
 }
 
 /// Writes to an open file are read back at once and by others after a flush. What a flush behind the
-/// writer's back lost, because the file is gone, the next flush tells, once.
+/// writer's back lost, because the file is gone, the next `sync` tells, once, and everybody who kept a mark.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_file_commits_its_writes_or_says_so() {
     let world = World::new(3).await;
@@ -146,10 +146,14 @@ async fn an_open_file_commits_its_writes_or_says_so() {
     file.write(0, b"late").await.unwrap();
     let name = Name::new(&b"f"[..]).unwrap();
     client.unlink(InodeId::ROOT, name, false).await.unwrap();
+    let mark = client.losses().mark();
     file.clone().flush_behind().await;
     assert!(!file.is_dirty(), "it can never be committed");
-    assert!(file.flush().await.unwrap_err().is_not_found());
-    file.flush().await.expect("it was told");
+    file.flush().await.expect("there is nothing left");
+    assert!(file.sync().await.unwrap_err().is_not_found());
+    file.sync().await.expect("it was told");
+    assert!(client.losses().check(attr.inode, &mark).unwrap_err().is_not_found());
+    assert!(client.losses().check(attr.inode, &client.losses().mark()).is_ok());
     client.close().await.unwrap();
 }
 
