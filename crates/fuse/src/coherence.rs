@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// How long the kernel keeps what is under a relaxed directory.
 const RELAXED: Duration = Duration::from_secs(1);
 
+/// The kernel counts from when it got an answer, in ticks of some milliseconds.
+const LATE: Duration = Duration::from_millis(50);
+
 /// How often others have changed something.
 #[derive(Default)]
 pub(crate) struct News(AtomicU64);
@@ -130,7 +133,7 @@ impl Invalidate for Teller {
                 clippy::disallowed_methods,
                 reason = "hooks may block; no simulator runs them"
             )]
-            std::thread::sleep(edge.client.cache_lease_left().min(until - now));
+            std::thread::sleep(edge.client.cache_lease_left().min(until - now) + LATE);
         }
     }
 
