@@ -76,6 +76,9 @@ pub(crate) enum Command {
     Umount {
         /// The mount point
         path: PathBuf,
+        /// Do not wait for the cluster: what is not committed is lost, and programs that use the mount get errors
+        #[arg(long)]
+        force: bool,
     },
     /// State of the cluster: nodes, leader, redundancy, findings
     Status,
@@ -211,9 +214,21 @@ pub(crate) struct MountHere {
     /// Only for the user who mounts; else for everybody, by the files' permissions
     #[arg(long)]
     pub(crate) private: bool,
-    /// Ignore device nodes and set-id bits
+    /// Let device nodes and set-id bits work; they are ignored otherwise
     #[arg(long)]
+    pub(crate) dev_suid: bool,
+    /// What is done anyway, for who wrote it when it was an option
+    #[arg(long, hide = true, conflicts_with = "dev_suid")]
     pub(crate) no_dev_suid: bool,
+    /// Start no programs from it
+    #[arg(long)]
+    pub(crate) no_exec: bool,
+    /// Commit each write and each change of names before it is answered
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// Change the options of the mount that is there, such as `ro` or `rw,noexec`; for the mount helper
+    #[arg(long, hide = true, value_name = "OPTIONS")]
+    pub(crate) remount: Option<String>,
     /// Commit each change before it is answered, also in directories that nobody else uses
     #[arg(long)]
     pub(crate) no_write_behind: bool,

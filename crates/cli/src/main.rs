@@ -84,7 +84,7 @@ async fn run(cli: Cli) -> CliResult {
         Command::Demo(args) => demo::run(args, global.json).await,
         Command::Fs(command) => fs::run(command, &global).await,
         Command::Mount(args) => mount::run(args, &global).await,
-        Command::Umount { path } => mount::umount(&path),
+        Command::Umount { path, force } => mount::umount(&path, force),
         Command::Status => status::run(&global).await,
         Command::Node(command) => node::run(command, &global).await,
         Command::Pg(PgCommand::Ls) => views::pgs(&global).await,

@@ -1,6 +1,8 @@
 //! `everhold mount`: the cluster as a file system of this machine.
 
 mod background;
+mod control;
+mod remount;
 
 use crate::args::Global;
 use crate::args::{MountArgs, MountCommand, MountHere, OnLossArg};
@@ -14,20 +16,18 @@ use everhold_env::Env;
 use everhold_fuse::{MountError, MountOptions, OnLoss};
 use everhold_proto::Kind;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The attribute in which a mount shows its statistics.
-const STATS: &str = "user.everhold.stats";
-/// And the one with the number of its process.
-const PROCESS: &str = "user.everhold.process";
-/// The process of a mount that was unmounted is waited for so long.
-const LEAVING_LIMIT: Duration = Duration::from_secs(60);
-/// Larger than any statistics.
-const STATS_BYTES_MAX: usize = 64 << 10;
+/// The process of a mount that was unmounted is waited for so long, and the kernel while it unmounts.
+const LEAVING_LIMIT: Duration = Duration::from_secs(10);
+/// A process that is told to end although it has not committed everything.
+const ENDING_LIMIT: Duration = Duration::from_secs(2);
+/// A cluster that has not answered for so long does not answer.
+const SILENT_SECONDS: u64 = 3;
 
 /// Mounts, or shows mounts.
 pub(crate) async fn run(args: MountArgs, global: &Global) -> CliResult {
@@ -39,6 +39,9 @@ pub(crate) async fn run(args: MountArgs, global: &Global) -> CliResult {
             let path = here.path.clone().ok_or_else(|| {
                 CliError::usage("no mount point is named", "write `everhold mount DIRECTORY`")
             })?;
+            if let Some(options) = &here.remount {
+                return remount::run(&path, options);
+            }
             let seeds = seeds(global)?;
             match here.foreground {
                 true => foreground(&path, &here, seeds).await,
@@ -54,16 +57,24 @@ async fn foreground(path: &Path, here: &MountHere, seeds: Vec<String>) -> CliRes
         OnLossArg::Error => OnLoss::Error,
     };
     let mut interrupt = Interrupt::listen()?;
-    let connect = connect(&seeds, path, on_loss, !here.no_write_behind);
+    let write_behind = !here.no_write_behind && !here.sync;
+    let connect = connect(&seeds, path, on_loss, write_behind);
     let client = interrupt.guard(connect).await?;
     let options = MountOptions {
         source: seeds.first().cloned().unwrap_or_default(),
         read_only: here.read_only,
         private: here.private,
         threads: here.threads.into(),
-        dev_suid: !here.no_dev_suid,
+        dev_suid: here.dev_suid,
+        no_exec: here.no_exec,
+        sync: here.sync,
     };
+    // Before it is mounted: afterwards the path leads into the mount.
+    let point = control::absolute(path);
     let mounted = everhold_fuse::mount(client.clone(), path, options).map_err(mount_error)?;
+    let registered = control::register(&point, mounted.watch()).map_err(|e| {
+        tracing::warn!(error = %e, "`mount ls`, `mount stats` and `umount` cannot ask this process");
+    });
     line(format!("mounted on {}", path.display()))?;
     tokio::select! {
         () = mounted.ended() => {}
@@ -74,6 +85,7 @@ async fn foreground(path: &Path, here: &MountHere, seeds: Vec<String>) -> CliRes
     if let Err(e) = client.close().await {
         tracing::debug!(error = %e, "the session was not ended");
     }
+    drop(registered);
     let lost = unmounted.map_err(|e| in_use(path, &e))?;
     match lost {
         0 => Ok(()),
@@ -151,49 +163,51 @@ fn mount_error(error: MountError) -> CliError {
     CliError::new(exit, error.to_string(), hint)
 }
 
-/// Mounts of this machine.
+/// Mounts of this machine. Asks their processes, and no file system.
 fn ls(json: bool) -> CliResult {
-    let state = |path: &Path| if everhold_fuse::is_stale(path) { "stale" } else { "mounted" };
-    let mounts = everhold_fuse::mounts();
+    let entries = control::entries();
+    let rows = everhold_fuse::mounts().into_iter().map(|(path, source)| {
+        let entry = entries.iter().rfind(|entry| entry.path == path);
+        let state = match entry.map(control::Entry::state) {
+            // Its process has ended, or is in a container of its own.
+            None => "stale",
+            Some(None) => "not answering",
+            Some(Some(state)) if state.silent_seconds >= SILENT_SECONDS => "cluster silent",
+            Some(Some(_)) => "mounted",
+        };
+        (path, source, state, entry.map(|entry| entry.pid))
+    });
+    let rows: Vec<_> = rows.collect();
     if json {
-        let rows = mounts.iter().map(|(path, source)| {
-            serde_json::json!({ "path": path, "source": source, "state": state(path) })
+        let rows = rows.iter().map(|(path, source, state, pid)| {
+            serde_json::json!({ "path": path, "source": source, "state": state, "pid": pid })
         });
         return line(serde_json::Value::Array(rows.collect()).to_string());
     }
-    for (path, source) in mounts {
-        line(format!("{:<9}{}  {source}", state(&path), path.display()))?;
+    for (path, source, state, pid) in rows {
+        let pid = pid.map_or("-".to_string(), |pid| pid.to_string());
+        line(format!("{state:<15}{pid:>8}  {}  {source}", path.display()))?;
     }
     Ok(())
 }
 
-/// Statistics of one mount.
+/// Statistics of one mount, from its process.
 fn stats(path: &Path, json: bool) -> CliResult {
-    let mut value = vec![0; STATS_BYTES_MAX];
-    let length = rustix::fs::getxattr(path, STATS, &mut value[..]).map_err(|e| {
-        CliError::new(
-            Exit::NotFound,
-            format!("{} shows no statistics: {e}", path.display()),
-            "name the mount point itself; `everhold mount ls` lists them",
-        )
-    })?;
-    let text = String::from_utf8_lossy(&value[..length]).into_owned();
+    let entry = control::find(path).ok_or_else(|| no_process(path))?;
+    let state = entry.state().ok_or_else(|| not_answering(path, &entry))?;
     if json {
-        return line(text);
+        let text = serde_json::to_string(&state.operations);
+        return line(text.map_err(|e| CliError::new(Exit::Failed, e.to_string(), "try again"))?);
     }
-    let table: std::collections::BTreeMap<String, Row> =
-        serde_json::from_str(&text).map_err(|e| {
-            CliError::new(
-                Exit::Failed,
-                format!("the statistics of {} are not readable: {e}", path.display()),
-                "use the program version that mounted it",
-            )
-        })?;
+    line(format!("process            {:>10}", entry.pid))?;
+    line(format!("cluster answered   {:>10} s ago", state.silent_seconds))?;
+    line(format!("held up by others  {:>10} times", state.held_up))?;
+    line(state.loss().unwrap_or_else(|| "everything is committed".into()))?;
     line(format!(
         "{:<18}{:>10}{:>9}{:>12}{:>12}{:>11}",
         "operation", "count", "errors", "mean ms", "longest ms", "under way"
     ))?;
-    for (name, row) in table {
+    for (name, row) in state.operations {
         line(format!(
             "{name:<18}{:>10}{:>9}{:>12.3}{:>12.1}{:>11}",
             row.count, row.errors, row.mean_ms, row.longest_ms, row.under_way
@@ -202,47 +216,137 @@ fn stats(path: &Path, json: bool) -> CliResult {
     Ok(())
 }
 
-#[derive(serde::Deserialize)]
-struct Row {
-    count: u64,
-    errors: u64,
-    mean_ms: f64,
-    longest_ms: f64,
-    under_way: u64,
+fn no_process(path: &Path) -> CliError {
+    CliError::new(
+        Exit::NotFound,
+        format!("no process of this user serves a mount on {}", path.display()),
+        "name the mount point itself; `everhold mount ls` lists mounts",
+    )
 }
 
-/// Unmounts, and waits until the mount's process has committed what was written and ended.
-pub(crate) fn umount(path: &Path) -> CliResult {
-    let process = process_of(path);
-    everhold_fuse::unmount(path).map_err(|e| {
-        let hint =
-            "close what uses it (`fuser -vm DIR` names it); `everhold mount ls` lists mounts";
-        CliError::new(Exit::Busy, format!("{}: {e}", path.display()), hint)
-    })?;
-    let Some((number, process)) = process else { return Ok(()) };
-    let mut ended = [PollFd::new(&process, PollFlags::IN)];
-    let limit = Timespec { tv_sec: LEAVING_LIMIT.as_secs() as i64, tv_nsec: 0 };
-    match rustix::event::poll(&mut ended, Some(&limit)) {
-        Ok(0) => Err(CliError::new(
-            Exit::Unreachable,
-            format!(
-                "{} is unmounted, but its process {number} still commits what was written",
-                path.display()
-            ),
-            "it goes on; its log and `everhold status` show what it waits for",
-        )),
-        Ok(_) => Ok(()),
-        Err(e) => Err(CliError::local("everhold umount", &e.into())),
+fn not_answering(path: &Path, entry: &control::Entry) -> CliError {
+    CliError::new(
+        Exit::Unreachable,
+        format!("process {} of {} does not answer", entry.pid, path.display()),
+        "it may be stopped or overloaded; `everhold umount --force DIR` gives it up",
+    )
+}
+
+/// Unmounts, and waits until the mount's process has committed what was written and ended: some seconds at most, also
+/// when nobody answers.
+pub(crate) fn umount(path: &Path, force: bool) -> CliResult {
+    let point = control::absolute(path);
+    let entry = control::find(&point);
+    let state = entry.as_ref().map(control::Entry::state);
+    if force {
+        return give_up(&point, entry.as_ref(), state.flatten().as_ref());
+    }
+    match (&entry, &state) {
+        (Some(entry), Some(None)) => return Err(not_answering(&point, entry)),
+        (_, Some(Some(state))) if state.silent_seconds >= SILENT_SECONDS => {
+            if let Some(loss) = state.loss() {
+                return Err(CliError::new(
+                    Exit::Unreachable,
+                    format!(
+                        "{} stays mounted: the cluster has not answered for {} s, and {loss}",
+                        point.display(),
+                        state.silent_seconds
+                    ),
+                    "wait for the cluster, or give that up with `everhold umount --force DIR`",
+                ));
+            }
+        }
+        _ => {}
+    }
+    let process = entry.as_ref().and_then(control::Entry::process);
+    unmount_within(&point, LEAVING_LIMIT)?;
+    let (Some(entry), Some(process)) = (entry, process) else { return Ok(()) };
+    match has_ended(&process, LEAVING_LIMIT)? {
+        true => Ok(()),
+        false => {
+            let loss = entry.state().and_then(|state| state.loss());
+            Err(CliError::new(
+                Exit::Unreachable,
+                format!(
+                    "{} is unmounted, but its process {} still commits what was written: {}",
+                    point.display(),
+                    entry.pid,
+                    loss.unwrap_or_else(|| "it does not say what".into())
+                ),
+                "it goes on; its log and `everhold status` show what it waits for",
+            ))
+        }
     }
 }
 
-/// The process that serves a mount on this machine. One in another container cannot be told from its number, and is
-/// not waited for.
-fn process_of(path: &Path) -> Option<(i32, OwnedFd)> {
-    let mut value = [0; 16];
-    let length = rustix::fs::getxattr(path, PROCESS, &mut value[..]).ok()?;
-    let number = std::str::from_utf8(value.get(..length)?).ok()?.parse().ok()?;
-    let process = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
-    let program = |process: &str| std::fs::read(format!("/proc/{process}/comm")).ok();
-    (program(&number.to_string())? == program("self")?).then_some((number, process))
+/// Unmounts in a thread of its own: the kernel may wait for the process of the mount.
+fn unmount_within(point: &Path, limit: Duration) -> CliResult {
+    let (done, wait) = std::sync::mpsc::sync_channel(1);
+    let path = point.to_path_buf();
+    std::thread::spawn(move || {
+        // Nobody listens any more when it took too long.
+        let _late = done.send(everhold_fuse::unmount(&path));
+    });
+    match wait.recv_timeout(limit) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            let text = format!("{} is not a mount point", point.display());
+            Err(CliError::new(Exit::NotFound, text, "`everhold mount ls` lists mounts"))
+        }
+        Ok(Err(e)) => {
+            let hint =
+                "close what uses it (`fuser -vm DIR` names it); `everhold mount ls` lists mounts";
+            Err(CliError::new(Exit::Busy, format!("{}: {e}", point.display()), hint))
+        }
+        Err(_) => Err(CliError::new(
+            Exit::Unreachable,
+            format!("{} could not be unmounted within {} s", point.display(), limit.as_secs()),
+            "`everhold umount --force DIR` takes it away whatever it waits for",
+        )),
+    }
+}
+
+/// Takes a mount away and ends its process, and says what was lost.
+fn give_up(
+    point: &Path,
+    entry: Option<&control::Entry>,
+    state: Option<&control::State>,
+) -> CliResult {
+    let process = entry.and_then(control::Entry::process);
+    let taken = everhold_fuse::mount::abort(point);
+    if let Some(process) = &process {
+        for signal in [Signal::TERM, Signal::KILL] {
+            // It may have ended by itself.
+            let _sent = pidfd_send_signal(process, signal);
+            if has_ended(process, ENDING_LIMIT)? {
+                break;
+            }
+        }
+    }
+    match taken {
+        Err(e) if process.is_none() => {
+            let text = format!("{}: {e}", point.display());
+            return Err(CliError::new(Exit::NotFound, text, "`everhold mount ls` lists mounts"));
+        }
+        _ => {}
+    }
+    let loss = match (entry, state) {
+        (_, Some(state)) => state.loss(),
+        (Some(_), None) => Some("its process did not say what was not committed".into()),
+        (None, None) => None,
+    };
+    match loss {
+        Some(loss) => line(format!("{} is given up: {loss}", point.display())),
+        None => line(format!("{} is unmounted; nothing was lost", point.display())),
+    }
+}
+
+/// Whether a process ends within a time.
+fn has_ended(process: &OwnedFd, limit: Duration) -> CliResult<bool> {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: 0 };
+    match rustix::event::poll(&mut ended, Some(&limit)) {
+        Ok(count) => Ok(count > 0),
+        Err(e) => Err(CliError::local("everhold umount", &e.into())),
+    }
 }

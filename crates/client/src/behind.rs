@@ -121,6 +121,11 @@ impl Behind {
         state.activity.report(is_idle, now)
     }
 
+    /// How many changes wait to be told.
+    pub(crate) fn untold(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
     /// What the feed says: which directories are called back, and what somebody else changed all the same.
     pub(crate) fn heard(&self, followed: &Followed, own: SessionId, now: Instant) {
         let mut state = self.state.lock();

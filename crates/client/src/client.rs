@@ -112,6 +112,8 @@ pub struct Client {
     pub(crate) cache: Option<Arc<Cache>>,
     /// With `write_behind`.
     pub(crate) behind: Option<Arc<Behind>>,
+    /// When the leader answered last.
+    pub(crate) answered: Mutex<Instant>,
     /// With `write_behind`.
     pub(crate) presence: Presence,
     /// What was lost after it had been answered.
@@ -155,6 +157,7 @@ impl Client {
             dirty: Dirty::default(),
             losses: Losses::default(),
             presence: Presence::default(),
+            answered: Mutex::new(env.clock.now()),
             view: View::new(seeds.to_vec()),
             budget: Budget::default(),
             stats: Stats::default(),
@@ -215,6 +218,22 @@ impl Client {
     /// What the client did so far.
     pub fn stats(&self) -> StatsSnapshot {
         self.stats.snapshot()
+    }
+
+    /// Bytes in open files that are not committed.
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.dirty.bytes()
+    }
+
+    /// Changes that were made behind delegations and are not told to the cluster.
+    pub fn untold_changes(&self) -> usize {
+        self.behind.as_ref().map_or(0, |behind| behind.untold())
+    }
+
+    /// How long ago the leader answered a call of this client last, whatever it was.
+    pub fn silent_for(&self) -> Duration {
+        let answered = *self.answered.lock();
+        self.env.clock.now().saturating_duration_since(answered)
     }
 
     /// Its circuit breakers that are not closed.

@@ -53,12 +53,14 @@ pub(crate) struct Edge {
     /// Who took locks through which handle.
     pub(crate) owners: Owners,
     pub(crate) runtime: Handle,
+    /// Each write is durable before it is answered.
+    pub(crate) sync: bool,
     /// When the last warning about the cluster was written: one in a while is enough.
     warned: Mutex<Option<Instant>>,
 }
 
 impl Edge {
-    pub(crate) fn new(client: Arc<Client>, runtime: Handle) -> Arc<Edge> {
+    pub(crate) fn new(client: Arc<Client>, runtime: Handle, sync: bool) -> Arc<Edge> {
         Arc::new(Edge {
             files: Files::new(client.clone()),
             client,
@@ -72,6 +74,7 @@ impl Edge {
             waiting: Arc::default(),
             owners: Owners::default(),
             runtime,
+            sync,
             warned: Mutex::new(None),
         })
     }

@@ -87,6 +87,11 @@ impl Files {
         self.of(inode).unwrap_or_else(|| OpenFile::new(self.client.clone(), inode))
     }
 
+    /// How many have bytes that wait for a commit.
+    pub(crate) fn dirty_count(&self) -> usize {
+        self.inner.lock().by_inode.values().filter(|opened| opened.file.is_dirty()).count()
+    }
+
     /// Anything may have changed.
     pub(crate) fn all_changed(&self) {
         self.inner.lock().by_inode.values().for_each(|opened| opened.file.changed());

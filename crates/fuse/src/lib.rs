@@ -31,6 +31,6 @@ mod stats;
 mod table;
 mod waiting;
 
-pub use mount::{MountError, Mounted, is_stale, mount, mounts, unmount};
+pub use mount::{MountError, Mounted, Uncommitted, Watch, is_stale, mount, mounts, unmount};
 pub use options::{MountOptions, OnLoss};
 pub use stats::OpStats;

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// What the source of a mount of Everhold begins with in `/proc/mounts`. The type may be plain `fuse`: only the
-/// mount helper writes a subtype.
+/// What the source of a mount of Everhold begins with in `/proc/mounts`.
 const SOURCE: &str = "everhold:";
 /// What the kernel reads ahead of a stream.
 const READ_AHEAD_KIB: u32 = 2048;
@@ -76,6 +75,9 @@ pub fn mount(
         MountOption::FSName(format!("{SOURCE}{}", options.source)),
         MountOption::DefaultPermissions,
         if options.read_only { MountOption::RO } else { MountOption::RW },
+        if options.no_exec { MountOption::NoExec } else { MountOption::Exec },
+        // So that mount(8) finds the helper when it is to change the options.
+        MountOption::CUSTOM("subtype=everhold".into()),
     ];
     mount_options.extend(match options.dev_suid {
         true => [MountOption::Dev, MountOption::Suid],
@@ -86,7 +88,7 @@ pub fn mount(
     config.acl = if options.private { SessionACL::Owner } else { SessionACL::All };
     config.n_threads = Some(options.threads.clamp(1, 64));
     config.clone_fd = true;
-    let edge = Edge::new(client, Handle::current());
+    let edge = Edge::new(client, Handle::current(), options.sync);
     let teller = Arc::new(Teller(Arc::downgrade(&edge)));
     edge.client.on_invalidate(teller).map_err(|e| MountError::Failed {
         path: path.into(),
@@ -138,14 +140,29 @@ fn mountinfo() -> Vec<u8> {
 
 /// `MAJOR:MINOR` of what was mounted last on a directory. Asks no file system.
 fn device_of(path: &Path, mountinfo: &[u8]) -> Option<String> {
-    use std::os::unix::ffi::OsStringExt;
-    let is_it = |field: &[u8]| Path::new(&std::ffi::OsString::from_vec(unescape(field))) == path;
     let mut mounts = mountinfo.split(|b| *b == b'\n').filter_map(|line| {
         let fields: Vec<&[u8]> = line.split(|b| *b == b' ').take(5).collect();
         Some((*fields.get(2)?, *fields.get(4)?))
     });
-    let (device, _) = mounts.rfind(|(_, at)| is_it(at))?;
+    let (device, _) = mounts.rfind(|(_, at)| is_path(at, path))?;
     String::from_utf8(device.to_vec()).ok()
+}
+
+/// The options of what was mounted last on a directory, by what `/proc/self/mountinfo` says. Asks no file system.
+pub fn flags_of(path: &Path, mountinfo: &[u8]) -> Option<String> {
+    let lines = mountinfo.split(|b| *b == b'\n');
+    let mut mounts = lines.filter_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|b| *b == b' ').take(6).collect();
+        Some((*fields.get(4)?, *fields.get(5)?))
+    });
+    let (_, flags) = mounts.rfind(|(at, _)| is_path(at, path))?;
+    String::from_utf8(flags.to_vec()).ok()
+}
+
+/// Whether a field of `/proc/self/mountinfo` is this path.
+fn is_path(field: &[u8], path: &Path) -> bool {
+    use std::os::unix::ffi::OsStringExt;
+    Path::new(&std::ffi::OsString::from_vec(unescape(field))) == path
 }
 
 /// Whether something may be mounted on `path`.
@@ -175,6 +192,12 @@ pub fn is_stale(path: &Path) -> bool {
 /// Takes a mount away, whoever still uses it.
 pub fn detach(path: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH)?)
+}
+
+/// Takes a mount away at once: requests that wait are answered with an error, and its process is not asked.
+pub fn abort(path: &Path) -> io::Result<()> {
+    use rustix::mount::UnmountFlags;
+    Ok(rustix::mount::unmount(path, UnmountFlags::FORCE | UnmountFlags::DETACH)?)
 }
 
 /// Unmounts `path`, as `umount` does; users without that right go through `fusermount3`.
@@ -238,7 +261,52 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// What a mount has not committed, and how long the cluster has been silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uncommitted {
+    /// Open files with bytes that wait.
+    pub files: usize,
+    /// Bytes that wait in open files.
+    pub bytes: usize,
+    /// Changes that were answered and are not told to the cluster.
+    pub changes: usize,
+    /// Time since the last answer of the cluster.
+    pub silent: Duration,
+}
+
+/// Looks at a mount while it works.
+#[derive(Clone)]
+pub struct Watch(Arc<Edge>);
+
+impl Watch {
+    /// What is not committed now.
+    pub fn uncommitted(&self) -> Uncommitted {
+        let Watch(edge) = self;
+        Uncommitted {
+            files: edge.files.dirty_count(),
+            bytes: edge.client.uncommitted_bytes(),
+            changes: edge.client.untold_changes(),
+            silent: edge.client.silent_for(),
+        }
+    }
+
+    /// Counts, errors and times of each kind of request.
+    pub fn stats(&self) -> std::collections::BTreeMap<&'static str, crate::OpStats> {
+        self.0.stats.snapshot()
+    }
+
+    /// How often a request was held up by another client that holds a directory.
+    pub fn held_up(&self) -> u64 {
+        self.0.client.stats().held_up
+    }
+}
+
 impl Mounted {
+    /// Looks at it, also while it is unmounted.
+    pub fn watch(&self) -> Watch {
+        Watch(self.edge.clone())
+    }
+
     /// Waits until it is unmounted by somebody (`umount`, `fusermount3 -u`).
     pub async fn ended(&self) {
         while !self.session.guard.is_finished() {
@@ -290,6 +358,8 @@ mod tests {
         assert_eq!(device_of(Path::new("/a b"), info).as_deref(), Some("0:24"));
         assert_eq!(device_of(Path::new("/a"), info), None);
         assert!(device_of(Path::new("/"), &mountinfo()).is_some());
+        assert_eq!(flags_of(Path::new("/a b"), info).as_deref(), Some("rw"));
+        assert_eq!(flags_of(Path::new("/a"), info), None);
     }
 
     #[test]

@@ -35,6 +35,10 @@ pub struct MountOptions {
     pub threads: usize,
     /// Whether device nodes and set-id bits work.
     pub dev_suid: bool,
+    /// No program is started from it.
+    pub no_exec: bool,
+    /// Each write is durable before it is answered. Names are, too, if the client does not write behind.
+    pub sync: bool,
 }
 
 impl Default for MountOptions {
@@ -44,7 +48,9 @@ impl Default for MountOptions {
             read_only: false,
             private: false,
             threads: 2,
-            dev_suid: true,
+            dev_suid: false,
+            no_exec: false,
+            sync: false,
         }
     }
 }

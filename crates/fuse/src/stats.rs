@@ -1,6 +1,6 @@
 //! Counts and times of each kind of request.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ struct Counter {
 pub(crate) struct Stats(Vec<Counter>);
 
 /// One kind of request since the mount began.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OpStats {
     /// Requests answered.
     pub count: u64,

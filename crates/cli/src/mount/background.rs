@@ -92,7 +92,9 @@ fn arguments(path: &Path, here: &MountHere, seeds: &[String]) -> Vec<OsString> {
     let flags = [
         (here.read_only, "--read-only"),
         (here.private, "--private"),
-        (here.no_dev_suid, "--no-dev-suid"),
+        (here.dev_suid, "--dev-suid"),
+        (here.no_exec, "--no-exec"),
+        (here.sync, "--sync"),
         (here.no_write_behind, "--no-write-behind"),
     ];
     arguments.extend(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| OsString::from(flag)));
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_process_gets_every_option() {
-        let words = "everhold mount --read-only --private --no-dev-suid --no-write-behind --on-loss error \
+        let words = "everhold mount --read-only --private --dev-suid --no-exec --sync --no-write-behind --on-loss error \
              --threads 7 /m";
         let Subcommand::Mount(args) = Cli::parse_from(words.split(' ')).command else {
             panic!("another command");
@@ -122,7 +124,14 @@ mod tests {
         assert!(same.here.foreground);
         let relevant = |here: &MountHere| {
             let (on_loss, path) = (format!("{:?}", here.on_loss), here.path.clone());
-            let flags = (here.read_only, here.private, here.no_dev_suid, here.no_write_behind);
+            let flags = [
+                here.read_only,
+                here.private,
+                here.dev_suid,
+                here.no_exec,
+                here.sync,
+                here.no_write_behind,
+            ];
             (flags, here.threads, on_loss, path)
         };
         assert_eq!(relevant(&same.here), relevant(&args.here));

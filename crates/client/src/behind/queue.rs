@@ -173,6 +173,11 @@ impl Queue {
         self.waiting.is_empty()
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The newest change of these inodes that waits.
     pub(super) fn last(&self, inodes: &[InodeId]) -> Option<u64> {
         inodes.iter().filter_map(|inode| self.last.get(inode)).max().copied()

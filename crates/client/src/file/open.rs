@@ -224,6 +224,10 @@ impl Dirty {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     fn is_over(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= ALL_DIRTY_MAX
     }

@@ -72,6 +72,7 @@ impl Client {
             let error = match self.wire.try_call(&address, request, until, true).await {
                 Ok(reply) => {
                     self.view.leads(&address);
+                    *self.answered.lock() = clock.now();
                     return Ok(reply);
                 }
                 Err(error) => error,

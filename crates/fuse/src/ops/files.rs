@@ -92,7 +92,7 @@ impl Edge {
         let mut how = FopenFlags::empty();
         let writes_only = flags & libc::O_ACCMODE == libc::O_WRONLY;
         let had = self.files.saw(&attr);
-        let strict = attr.consistency == Consistency::Strict;
+        let strict = self.sync || attr.consistency == Consistency::Strict;
         if strict || flags & libc::O_DIRECT != 0 || flags & libc::O_APPEND != 0 || writes_only {
             // Pages of what is only written would be copied for nothing, what is appended gets its offset
             // from the cluster, and strict reads ask it each time.
