@@ -35,6 +35,11 @@ reliability *ARGS:
 mount-slow:
     cargo test -p everhold-cli --test mount -- --ignored
 
+# Programs on a mount whose process is stopped at random; needs root and /dev/fuse. `just pauses --minutes 30`.
+pauses *ARGS:
+    cargo build -p everhold-cli
+    scripts/pauses target/debug/everhold {{ARGS}}
+
 # pjdfstest and a short fsx on a mount; needs root and /dev/fuse. `just posix --kill` kills nodes meanwhile.
 posix *ARGS: _posix-tools
     cargo build -p everhold-cli

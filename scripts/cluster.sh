@@ -62,7 +62,7 @@ start_cluster() {
 start_mount() {
     # An old line must not be taken for the new one.
     : > "$logs/mount.out"
-    "$everhold" mount --foreground "$mount" > "$logs/mount.out" 2>> "$logs/mount.log" &
+    "$everhold" mount --foreground --dev-suid "$mount" > "$logs/mount.out" 2>> "$logs/mount.log" &
     mount_pid=$!
     await "$logs/mount.out" "mounted on"
 }

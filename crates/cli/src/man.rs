@@ -77,7 +77,7 @@ mod tests {
             seen += 1;
             let page = &pages[&format!("{name}.1")];
             assert!(page.contains(&format!(".SH NAME\n{name} - ")), "{name}: {page}");
-            for argument in command.get_arguments() {
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
                 let id = argument.get_id().as_str();
                 let word = match argument.get_long() {
                     Some(long) => format!("--{long}"),

@@ -27,11 +27,12 @@ fn a_line_of_fstab_mounts() {
     let point = world.point();
     let log = world.cluster.scratch().join("boot.log");
     let nodes = world.cluster.addresses().into_values().collect::<Vec<_>>().join(",");
-    let refused = helper(&nodes, &point, "rw,sync");
+    let refused = helper(&nodes, &point, "rw,mand");
     assert_eq!(refused.status.code(), Some(1));
-    assert_eq!(refused.stderr, b"mount.everhold: unknown option sync\n");
+    assert_eq!(refused.stderr, b"mount.everhold: unknown option mand\n");
     let _unmounted = Detach(point.clone());
-    let options = format!("ro,nodev,_netdev,nofail,x-systemd.automount,log={}", log.display());
+    let options =
+        format!("ro,noexec,noatime,nodev,_netdev,nofail,x-systemd.automount,log={}", log.display());
     let output = helper(&nodes, &point, &options);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
@@ -39,6 +40,11 @@ fn a_line_of_fstab_mounts() {
     assert!(point.join(name).is_dir());
     let error = std::fs::write(point.join(name).join("file"), "").expect_err("it is read-only");
     assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    // Its options change without another mount.
+    assert!(helper(&nodes, &point, "remount,rw").status.success());
+    std::fs::write(point.join(name).join("file"), "").expect("it is writable now");
+    let refused = helper(&nodes, &point, "remount,threads=4");
+    assert_eq!(refused.status.code(), Some(2), "that needs another mount");
     world.cluster.ok(&["umount", point.to_str().expect("UTF-8")]);
     assert!(log.is_file());
 }

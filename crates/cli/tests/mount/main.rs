@@ -20,6 +20,7 @@ mod locks;
 mod memory;
 mod names;
 mod overlay;
+mod pauses;
 mod permissions;
 mod programs;
 mod removed;

@@ -190,7 +190,8 @@ impl Mount {
             assert_eq!(e.kind(), std::io::ErrorKind::AlreadyExists, "{e}");
         }
         let mut command = cluster.command(&["mount", "--foreground"]);
-        command.args(options).arg(path).stdin(Stdio::null());
+        // Device nodes and set-id bits are tested, too.
+        command.arg("--dev-suid").args(options).arg(path).stdin(Stdio::null());
         let mut process =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mount starts");
         let log = Arc::new(Mutex::new(String::new()));

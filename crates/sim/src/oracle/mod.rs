@@ -7,6 +7,7 @@
 
 mod audit;
 mod brake;
+mod delegated;
 mod probes;
 mod replica;
 mod rules;

@@ -24,11 +24,17 @@ const COPY_EVERY_MS: u64 = 500;
 enum Probe {
     Settled,
     LateRepair,
+    Delegated,
 }
 
 impl Inner {
     /// Asks what the entry that was just applied makes worth asking.
     pub(super) fn probe(&mut self, before: &Before, index: LogIndex, answer: &Answer) {
+        if let (Command::Fs(batch), Answer::Fs { .. }) = (before.command(), answer)
+            && self.may_copy(Probe::Delegated)
+        {
+            self.probe_delegated(index, batch);
+        }
         match (before.command(), answer) {
             (Command::Fs(batch), Answer::Fs { .. })
                 if batch.acked_below > 1 && self.may_copy(Probe::Settled) =>
@@ -60,7 +66,7 @@ impl Inner {
     }
 
     /// The answer to a command at the next index, on a copy of the state.
-    fn ask(&self, state: &mut MemKv, command: Command) -> Option<Answer> {
+    pub(super) fn ask(&self, state: &mut MemKv, command: Command) -> Option<Answer> {
         let next = LogIndex(self.replica.last().0 + 1);
         let stamped = codec::encode(&Stamped { stamp: self.rules.stamp, command });
         codec::decode(&ClusterState.apply(state, next, &stamped).ok()?).ok()

@@ -31,7 +31,7 @@ pub(super) struct Book {
     /// The stamp of the newest entry.
     pub(super) stamp: Stamp,
     /// When the state was copied last for a probe, in ms.
-    pub(super) copied_ms: [u64; 2],
+    pub(super) copied_ms: [u64; 3],
 }
 
 /// The state before an entry, as far as its rules need it.
