@@ -307,7 +307,7 @@ impl Client {
     pub(crate) fn forget_lost(&self, lost: Lost) {
         let hook = self.cache.as_ref().and_then(|cache| cache.hook());
         let Some(hook) = hook.filter(|_| lost.changes > 0) else { return };
-        let tasks = self.env.tasks.clone();
+        let tasks = self.env.tasks;
         self.env.tasks.detach(async move {
             let forget = move || {
                 lost.inodes.iter().for_each(|inode| hook.inode(*inode, true));

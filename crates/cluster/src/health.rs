@@ -1,7 +1,7 @@
 //! What an operator should know, and what to do about it.
 
 use everhold_proto::map::{ClusterMap, DiskState, Fullness, Node, NodeState, Pg, Policy};
-use everhold_proto::rpc::{BreakerStatus, Finding, RepairStatus, Severity};
+use everhold_proto::rpc::{BreakerState, BreakerStatus, Finding, RepairStatus, Severity};
 use everhold_proto::{DiskId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,10 +115,11 @@ impl Findings {
         }
     }
 
-    /// Clients that go round a node or a disk, one finding for each. A client alone may have its own trouble.
+    /// Clients that go round a node or a disk, one finding for each. A client alone may have its own trouble. One that
+    /// is half-open passed its probe, or is being probed: only more traffic closes it, and there is nothing to do.
     fn breakers(&mut self, breakers: &[BreakerStatus]) {
         let mut suspects: BTreeMap<(NodeId, Option<DiskId>), Vec<&BreakerStatus>> = BTreeMap::new();
-        for breaker in breakers {
+        for breaker in breakers.iter().filter(|breaker| breaker.state == BreakerState::Open) {
             suspects.entry((breaker.node, breaker.disk)).or_default().push(breaker);
         }
         for ((node, disk), open) in suspects {
@@ -229,5 +230,30 @@ impl Findings {
                 "run nodes in three zones or more",
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod breaker_tests {
+    use super::*;
+
+    /// What only new traffic can end is no finding; what an operator may look into is.
+    #[test]
+    fn only_an_open_breaker_is_a_finding() {
+        let found = |state| {
+            let breaker = BreakerStatus {
+                of: "mount /m".into(),
+                node: NodeId(3),
+                disk: None,
+                state,
+                for_ms: 900_000,
+                reason: "late".into(),
+            };
+            let mut findings = Findings(Vec::new());
+            findings.breakers(&[breaker]);
+            findings.0.len()
+        };
+        assert_eq!(found(BreakerState::Open), 1);
+        assert_eq!(found(BreakerState::HalfOpen), 0);
     }
 }

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 const GRACE: Duration = Duration::from_secs(1);
 
 type Batch = Vec<Waiting<FsOp, FsReply>>;
+/// Changes that another client is in the way of, each with what was said of it.
+type Blocked = Vec<(Waiting<FsOp, FsReply>, FsError)>;
 
 impl Client {
     /// Makes one change, within the client's default deadline. It happens at most once; an error of
@@ -71,7 +73,7 @@ impl Client {
 
     /// Changes that wait for another client, which holds a directory, are tried again each by itself: others must not
     /// wait with them.
-    fn try_later(self: &Arc<Self>, blocked: Vec<(Waiting<FsOp, FsReply>, FsError)>) {
+    fn try_later(self: &Arc<Self>, blocked: Blocked) {
         for (waiting, e) in blocked {
             let client = self.clone();
             self.env.tasks.detach(async move {
@@ -212,7 +214,7 @@ fn note_own(cache: &Cache, batch: &SessionBatch, result: &Result<Executed, Error
 /// another client.
 fn settle(
     answers: impl Iterator<Item = (Waiting<FsOp, FsReply>, Result<FsReply, FsError>)>,
-) -> (Batch, Vec<(Waiting<FsOp, FsReply>, FsError)>) {
+) -> (Batch, Blocked) {
     let (mut homeless, mut blocked) = (Vec::new(), Vec::new());
     for (waiting, result) in answers {
         match result {
