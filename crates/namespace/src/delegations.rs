@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** while a living session holds a directory, no other session changes it or is shown it.
 //! **Invariant:** what was done behind a delegation takes effect only while the session still holds it.
-//! **Invariant:** a version that was given behind a delegation and never told is not given again ([`Held`]).
+//! **Invariant:** a version that was given behind a delegation and never told is not given again (`Held`).
 
 use crate::failure::Outcome;
 use crate::rows::{self, InodeRow};
