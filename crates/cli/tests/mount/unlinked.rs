@@ -71,6 +71,8 @@ fn remove_and_wait(directory: &Path, committed: &crate::world::Committed) {
     let path = directory.join("closed");
     std::fs::write(&path, noise(9, LENGTH)).unwrap();
     let closed = InodeId(path.metadata().unwrap().ino());
+    // The cluster must have heard of it before it can let go of it.
+    std::fs::File::open(&path).unwrap().sync_all().unwrap();
     std::fs::remove_file(path).unwrap();
     eventually("the closed file to leave the cluster", || committed.lacks(closed).then_some(()));
 }
