@@ -119,6 +119,12 @@ impl Edge {
         Ok(handle)
     }
 
+    /// The same for a write or an `fsync`: what was lost is told first, and counts as told also when the file is gone.
+    async fn handle_to_write(self: &Arc<Self>, number: u64) -> Outcome<Arc<Handle>> {
+        self.tell_loss(&*self.files.handle(number).ok_or(Errno::EBADF)?)?;
+        self.handle_to_change(number).await
+    }
+
     /// Fails once when what was done through a handle, or to its file, was lost since.
     fn tell_loss(&self, handle: &Handle) -> Outcome<()> {
         Ok(self.client.losses().check(handle.file.inode(), &handle.told)?)
@@ -166,8 +172,7 @@ impl Edge {
         flags: i32,
         how: WriteFlags,
     ) -> Outcome<u32> {
-        let handle = self.handle_to_change(handle).await?;
-        self.tell_loss(&handle)?;
+        let handle = self.handle_to_write(handle).await?;
         let count = data.len() as u32;
         let from_pages = how.contains(WriteFlags::FUSE_WRITE_CACHE);
         if flags & libc::O_APPEND != 0 && !from_pages {
@@ -185,7 +190,7 @@ impl Edge {
 
     /// Makes what was written durable.
     pub(crate) async fn fsync(self: Arc<Self>, handle: u64) -> Outcome<()> {
-        let handle = self.handle_to_change(handle).await?;
+        let handle = self.handle_to_write(handle).await?;
         self.sync_handle(&handle).await?;
         self.check_locks_again(&handle, false)
     }
