@@ -9,14 +9,16 @@ mod buffer;
 mod clock;
 pub mod disk;
 mod entropy;
+mod gate;
 pub mod net;
 mod tasks;
 mod witness;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
-pub use clock::{Clock, DeadlineExceeded};
+pub use clock::{Clock, DeadlineExceeded, Rate};
 pub use disk::{Disk, File, OpenMode};
 pub use entropy::Entropy;
+pub use gate::{Gate, Passing};
 pub use net::{Listener, Net, Network, NetworkListener, NetworkStream, Stream};
 pub use tasks::{RaftRuntime, Task, Tasks};
 pub use witness::{Witness, Witnesses};

@@ -1,13 +1,21 @@
 //! Background work: tokio tasks, and calls that block.
 
+use crate::gate::Gate;
 use std::future::Future;
 use tokio::task::JoinHandle;
 
 /// The port to task spawning.
 #[derive(Clone, Copy, Debug)]
 pub struct Tasks {
-    /// In the simulator: the seed of openraft's random numbers, which live in a task-local.
-    seed: Option<u64>,
+    simulated: Option<Simulated>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Simulated {
+    /// The seed of openraft's random numbers, which live in a task-local.
+    seed: u64,
+    /// Holds up all tasks of the process.
+    gate: &'static Gate,
 }
 
 /// A running task; it is aborted when this handle is dropped, so work never outlives its owner.
@@ -21,12 +29,18 @@ pub type RaftRuntime =
 impl Tasks {
     /// The multi-threaded world.
     pub fn real() -> Self {
-        Tasks { seed: None }
+        Tasks { simulated: None }
     }
 
     /// One thread, everything inline and replayable.
     pub fn simulated(seed: u64) -> Self {
-        Tasks { seed: Some(seed) }
+        static ALWAYS_OPEN: Gate = Gate::new();
+        Tasks::gated(seed, &ALWAYS_OPEN)
+    }
+
+    /// The same; the tasks stand still while the gate is closed.
+    pub fn gated(seed: u64, gate: &'static Gate) -> Self {
+        Tasks { simulated: Some(Simulated { seed, gate }) }
     }
 
     /// Starts `future`; dropping the handle aborts it.
@@ -34,16 +48,20 @@ impl Tasks {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
-        Task(match self.seed {
-            Some(seed) => tokio::spawn(RaftRuntime::scope(seed, future)),
+        Task(match self.simulated {
+            Some(Simulated { seed, gate }) => {
+                tokio::spawn(gate.pass(RaftRuntime::scope(seed, future)))
+            }
             None => tokio::spawn(future),
         })
     }
 
     /// Starts `future` and lets it run to its end by itself. For work with a bound of its own only.
     pub fn detach(&self, future: impl Future<Output = ()> + Send + 'static) {
-        match self.seed {
-            Some(seed) => drop(tokio::spawn(RaftRuntime::scope(seed, future))),
+        match self.simulated {
+            Some(Simulated { seed, gate }) => {
+                drop(tokio::spawn(gate.pass(RaftRuntime::scope(seed, future))));
+            }
             None => drop(tokio::spawn(future)),
         }
     }
@@ -53,7 +71,7 @@ impl Tasks {
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        if self.seed.is_some() {
+        if self.simulated.is_some() {
             return call();
         }
         match tokio::task::spawn_blocking(call).await {
@@ -64,7 +82,7 @@ impl Tasks {
 
     /// Whether this is the simulator.
     pub fn is_simulated(&self) -> bool {
-        self.seed.is_some()
+        self.simulated.is_some()
     }
 }
 

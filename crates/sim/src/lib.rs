@@ -6,6 +6,7 @@
 pub mod trace;
 
 pub mod check;
+mod desk;
 pub mod faults;
 pub mod history;
 mod load;

@@ -33,9 +33,14 @@ pub struct Plan {
     pub budget: Budget,
 }
 
+/// Clocks run up to a tenth too fast or too slow.
+const DRIFT_MAX: u32 = 100_000;
 /// Every so many-th seed is a run for the brake.
 const BRAKE_EVERY: u64 = 20;
 const BRAKE_AT: u64 = 13;
+/// Every so many-th seed is a run for programs on open files.
+const PROGRAMS_EVERY: u64 = 3;
+const PROGRAMS_AT: u64 = 1;
 
 impl Plan {
     /// The plan of a seed. Each seed has faults of some kinds only: many faults of few kinds find more than
@@ -51,6 +56,7 @@ impl Plan {
             tick: Duration::from_millis([1, 2, 2, 3][rng.random_range(0..4)]),
             latency: Duration::from_millis(rng.random_range(1..10)),
             sync_ms: rng.random_range(1..8),
+            drift: [0, 0, 20_000, DRIFT_MAX][rng.random_range(0..4)],
         };
         let mut kinds = Kind::ALL.to_vec();
         kinds.shuffle(&mut rng);
@@ -69,7 +75,26 @@ impl Plan {
             followers: [0, 0, 0b0001, 0b0110, 0b1011, 0b1111][rng.random_range(0..6)],
             behind: [0, 0b0011, 0b1110, 0b1111][rng.random_range(0..4)],
         };
-        if seed % BRAKE_EVERY == BRAKE_AT { plan.for_the_brake() } else { plan }
+        match () {
+            () if seed % BRAKE_EVERY == BRAKE_AT => plan.for_the_brake(),
+            () if seed % PROGRAMS_EVERY == PROGRAMS_AT => plan.for_programs(&mut rng),
+            () => plan,
+        }
+    }
+
+    /// A run in which mounts stand still and lose their sessions under programs that work on open files.
+    fn for_programs(mut self, rng: &mut ChaCha8Rng) -> Self {
+        self.followers = 0b1111;
+        self.behind = 0b1111;
+        self.workloads = vec![Work::Programs];
+        if rng.random_bool(0.3) {
+            self.workloads.push(Work::Overwriters);
+        }
+        let own = [Kind::ClientPause, Kind::ClientFreeze];
+        self.budget.kinds.truncate([0, 0, 2, 12][rng.random_range(0..4)]);
+        self.budget.kinds.retain(|kind| !own.contains(kind));
+        self.budget.kinds.extend(own);
+        self
     }
 
     /// A run in which the brake is on for long: it takes more nodes than voters, most of them off at once.

@@ -13,6 +13,7 @@ mod logs;
 mod ops;
 mod outcome;
 mod plan;
+mod programs;
 mod setup;
 mod slots;
 mod storm;
@@ -59,6 +60,7 @@ pub async fn run(
         Kind::SmallFileStorm => worker.storm().await,
         Kind::Trees => worker.trees().await,
         Kind::Lockers => worker.lockers().await,
+        Kind::Programs => worker.programs().await,
     }
 }
 

@@ -60,6 +60,8 @@ impl Faults {
                 | Kind::HoldLink
                 | Kind::Reset
                 | Kind::ClientCrash
+                | Kind::ClientPause
+                | Kind::ClientFreeze
                 | Kind::AddNode
                 | Kind::PowerLossEverywhere
                 | Kind::MassOutage
@@ -153,6 +155,15 @@ impl Faults {
                 let client = self.rng.random_range(0..world.clients().max(1));
                 world.crash_client(client);
                 Some((short, Undo::Client(client)))
+            }
+            Kind::ClientPause | Kind::ClientFreeze => {
+                let client = self.rng.random_range(0..world.clients().max(1));
+                world.pause_client(client, true);
+                let lasts = match kind {
+                    Kind::ClientPause => self.millis(100, 19_000),
+                    _ => self.millis(24_000, 45_000),
+                };
+                Some((lasts, Undo::Resume(client)))
             }
             Kind::AddNode => {
                 world.add_node(world.nodes.len() + 1);

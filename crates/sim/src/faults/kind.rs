@@ -59,6 +59,10 @@ pub enum Kind {
     ClockJump,
     /// A client dies in the middle of its work.
     ClientCrash,
+    /// A client's process stands still for less time than its session bears.
+    ClientPause,
+    /// A client's process stands still until its session has ended.
+    ClientFreeze,
     /// A new machine joins the cluster.
     AddNode,
     /// A disk is drained, and later taken back.
@@ -72,7 +76,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds that any run may draw.
-    pub const ALL: [Kind; 29] = [
+    pub const ALL: [Kind; 31] = [
         Kind::Kill,
         Kind::KillLeader,
         Kind::Stop,
@@ -99,6 +103,8 @@ impl Kind {
         Kind::FullDisk,
         Kind::ClockJump,
         Kind::ClientCrash,
+        Kind::ClientPause,
+        Kind::ClientFreeze,
         Kind::AddNode,
         Kind::Drain,
         Kind::Maintenance,
@@ -117,6 +123,7 @@ impl Kind {
     pub fn weight(self) -> u32 {
         match self {
             Kind::KillLeader | Kind::PowerLoss | Kind::PowerLossAtIo => 4,
+            Kind::ClientPause => 4,
             Kind::Kill | Kind::WipeDisk | Kind::Partition | Kind::BitFlips | Kind::Isolate => 3,
             Kind::PowerLossEverywhere | Kind::AddNode | Kind::Maintenance => 1,
             _ => 2,

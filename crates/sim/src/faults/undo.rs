@@ -29,6 +29,8 @@ pub(super) enum Undo {
     Order(Order),
     /// The client starts anew.
     Client(usize),
+    /// The client's process goes on.
+    Resume(usize),
 }
 
 impl Faults {
@@ -60,6 +62,7 @@ impl Faults {
             Undo::Clock(node) => world.nodes[node].host.clock.store(0, Relaxed),
             Undo::Order(order) => admin.order(order),
             Undo::Client(client) => world.start_client(client),
+            Undo::Resume(client) => world.pause_client(client, false),
         }
     }
 

@@ -4,6 +4,7 @@ use super::input::Input;
 use super::operation::{Counts, OpToken, Operation, Outcome, Statistics};
 use super::output::Output;
 use super::value::{ObjectId, Tag};
+use crate::desk::Desks;
 use everhold_env::Clock;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub struct Direct {
 
 /// Records operations in the order in which they happen. Clones share one history.
 #[derive(Clone)]
-pub struct Recorder(Arc<Mutex<State>>);
+pub struct Recorder(Arc<Mutex<State>>, Desks);
 
 type NowMs = Box<dyn Fn() -> u64 + Send>;
 type Observer = Box<dyn Fn(&str) + Send>;
@@ -42,7 +43,7 @@ struct State {
 impl Recorder {
     /// A recorder whose times for people come from `now_ms`: milliseconds since the run began.
     pub fn new(now_ms: impl Fn() -> u64 + Send + 'static) -> Self {
-        Recorder(Arc::new(Mutex::new(State {
+        let state = State {
             now_ms: Box::new(now_ms),
             observer: None,
             events: 0,
@@ -50,7 +51,13 @@ impl Recorder {
             operations: Vec::new(),
             statistics: Statistics::new(),
             direct: Vec::new(),
-        })))
+        };
+        Recorder(Arc::new(Mutex::new(state)), Desks::default())
+    }
+
+    /// What programs do on open files.
+    pub(crate) fn desks(&self) -> &Desks {
+        &self.1
     }
 
     /// A recorder of a run that begins now, by this clock.

@@ -4,15 +4,26 @@
 use super::Inner;
 use everhold_proto::command::{Answer, Command};
 use everhold_proto::fs::{FsError, FsOp, FsReply, Name, SessionBatch, SessionRequest, SetAttr};
-use everhold_proto::kv::MemKv;
-use everhold_proto::{InodeId, LogIndex};
+use everhold_proto::kv::{MemKv, prefix_end};
+use everhold_proto::tables::{Key, Table};
+use everhold_proto::{InodeId, LogIndex, SessionId};
 
 impl Inner {
     /// Asks both of a copy of the state, in the name of the session that a batch was of.
     pub(super) fn probe_delegated(&mut self, index: LogIndex, batch: &SessionBatch) {
         let Some(last) = batch.requests.iter().map(|request| request.request).max() else { return };
-        self.probe_chain(index, batch, last + 1);
-        self.probe_versions(index, batch, last + 1);
+        // Later ones may have been carried out before: batches overtake each other.
+        let from = last.max(self.last_answer(batch.session)) + 1;
+        self.probe_chain(index, batch, from);
+        self.probe_versions(index, batch, from);
+    }
+
+    /// The highest number of a request of a session whose answer is kept; 0: there is none.
+    fn last_answer(&self, session: SessionId) -> u64 {
+        let of = Key::new(Table::KeptAnswer).u64(session.0).done();
+        let kept = self.replica.kv.0.range(of.clone()..prefix_end(&of)).next_back();
+        let number = kept.and_then(|(key, _)| Some(*key.get(of.len()..)?.first_chunk()?));
+        number.map_or(0, u64::from_be_bytes)
     }
 
     /// After a chained request that fails none is carried out.

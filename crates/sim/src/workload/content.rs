@@ -28,6 +28,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Value, String> {
     }
 }
 
+/// The size of the value whose header the bytes begin with, if they do.
+pub(crate) fn size(bytes: &[u8]) -> Option<u32> {
+    let size = bytes.strip_prefix(&MAGIC)?.first_chunk()?;
+    Some(u32::from_le_bytes(*size)).filter(|size| *size >= VALUE_BYTES_MIN)
+}
+
 /// The values that the bytes are, one after the other.
 pub(crate) fn read_all(bytes: &[u8]) -> Result<Vec<Value>, String> {
     let (mut values, mut at) = (Vec::new(), 0);

@@ -3,6 +3,7 @@
 use super::locks::COUNTER;
 use super::ops::Ops;
 use super::plan::WorkloadPlan;
+use super::programs;
 use super::trees::Known;
 use crate::check::LOCK;
 use crate::history::*;
@@ -52,6 +53,11 @@ pub async fn final_check(
         }
     }
     reads.small_files(&mut unread).await;
+    for object in recorder.desks().objects() {
+        if !reads.desk(&object).await {
+            unread.push(object);
+        }
+    }
     unread
 }
 
@@ -115,6 +121,22 @@ impl Finals {
                 }
                 Some(_) => {}
             }
+        }
+        true
+    }
+
+    /// What is left of a desk is what its history allows.
+    async fn desk(&self, object: &ObjectId) -> bool {
+        let Some((directory, prefix)) = object.as_str().split_once(':') else { return false };
+        let (client, directory) = (&self.ops.client, ObjectId::new(directory));
+        let read = async || match self.ops.directory(&directory).await {
+            Ok(inode) => programs::look_at_all(client, inode, prefix).await.ok(),
+            Err(_) => None,
+        };
+        let Some(actual) = self.until(read).await else { return false };
+        let judged = actual.and_then(|seen| self.ops.recorder.desks().judge_end(object, &seen));
+        if let Err(wrong) = judged {
+            self.ops.recorder.violation(programs::SEEN, object, format!("at the end: {wrong}"));
         }
         true
     }

@@ -20,11 +20,13 @@ pub enum Kind {
     Trees,
     /// Locks, and counters under them.
     Lockers,
+    /// Programs on open files that others look at; nothing is settled before it counts.
+    Programs,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Files,
         Kind::Renamers,
         Kind::Appenders,
@@ -32,6 +34,7 @@ impl Kind {
         Kind::SmallFileStorm,
         Kind::Trees,
         Kind::Lockers,
+        Kind::Programs,
     ];
 }
 
@@ -91,6 +94,8 @@ pub struct WorkloadPlan {
     pub trees: u32,
     /// Locks.
     pub locks: u32,
+    /// Directories in which programs work on open files.
+    pub desks: u32,
     /// Sizes of whole files.
     pub sizes: SizeMix,
     /// Small files in one burst, least and most.
@@ -115,6 +120,7 @@ impl Default for WorkloadPlan {
             slots: 6,
             trees: 1,
             locks: 2,
+            desks: 2,
             sizes: SizeMix {
                 inline: (16, 8 << 10),
                 block: (20 << 10, 200 << 10),
@@ -152,6 +158,11 @@ impl WorkloadPlan {
 
     pub(crate) fn lock_objects(&self) -> Vec<ObjectId> {
         numbered("locks", self.locks)
+    }
+
+    /// Directories of programs on open files.
+    pub(crate) fn desk_objects(&self) -> Vec<ObjectId> {
+        numbered("desk", self.desks)
     }
 
     pub(crate) fn tree_objects(&self) -> Vec<ObjectId> {

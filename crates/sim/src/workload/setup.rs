@@ -28,8 +28,13 @@ pub async fn setup(client: &Arc<Client>, plan: &WorkloadPlan) -> Result<(), Clie
 }
 
 async fn set_up(client: &Arc<Client>, plan: &WorkloadPlan) -> Result<(), ClientError> {
-    let directories =
-        [plan.file_objects(), plan.rename_objects(), plan.lock_objects(), plan.tree_objects()];
+    let directories = [
+        plan.file_objects(),
+        plan.rename_objects(),
+        plan.lock_objects(),
+        plan.tree_objects(),
+        plan.desk_objects(),
+    ];
     client.mkdir_all(&plan.root, 0o755).await?;
     for object in directories.iter().flatten() {
         client.mkdir_all(plan.path(object, None), 0o755).await?;

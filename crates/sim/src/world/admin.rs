@@ -4,6 +4,7 @@ use super::World;
 use super::host::HostState;
 use everhold_client::{Client, ClientOptions};
 use everhold_env::Env;
+use everhold_env::Rate;
 use everhold_proto::command::MapCommand;
 use everhold_proto::map::{DiskState, Node, NodeState};
 use everhold_proto::rpc::{ChangeMap, ClusterStatus, GetStatus};
@@ -45,8 +46,13 @@ struct Inner {
 impl Admin {
     /// Adds the operator's host to the world. Faults do not touch it.
     pub fn new(world: &mut World) -> Self {
-        let host =
-            HostState::new("operator", world.shape.seed ^ 0xad, &world.connections, &world.oracle);
+        let host = HostState::new(
+            "operator",
+            world.shape.seed ^ 0xad,
+            Rate::EXACT,
+            &world.connections,
+            &world.oracle,
+        );
         let inner = Rc::new(Inner {
             host,
             seeds: world.addresses(),

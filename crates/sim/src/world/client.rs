@@ -38,7 +38,7 @@ impl ClientHost {
         let starts = self.starts.get() + 1;
         self.starts.set(starts);
         let scoped = everhold_env::RaftRuntime::scope(starts, self.clone().serve(env, starts));
-        scoped.await;
+        self.host.gate.pass(scoped).await;
         Ok(())
     }
 
@@ -81,7 +81,8 @@ impl World {
         let number = self.clients.len();
         let name = format!("c{}", number + 1);
         let seed = self.shape.seed.wrapping_mul(37).wrapping_add(1000 + number as u64);
-        let host = HostState::new(&name, seed, &self.connections, &self.oracle);
+        let rate = self.rate(seed);
+        let host = HostState::new(&name, seed, rate, &self.connections, &self.oracle);
         let seeds = self.addresses();
         let (starts, running) = (Cell::new(0), Cell::new(true));
         let client = Rc::new(ClientHost {
@@ -113,6 +114,16 @@ impl World {
         self.sim.crash(name.as_str());
         if let Some(gone) = &self.client_gone {
             gone(number, client.starts.get());
+        }
+    }
+
+    /// A client's process stands still, or goes on. Its system takes messages and connections all the same.
+    pub(crate) fn pause_client(&mut self, number: usize, paused: bool) {
+        let Some(client) = self.clients.get(number).filter(|c| c.running.get()) else { return };
+        crate::event!("{} {}", client.name(), if paused { "stands still" } else { "goes on" });
+        match paused {
+            true => client.host.gate.close(),
+            false => client.host.gate.open(),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::net::{Connections, SimNetwork};
 use crate::oracle::Oracle;
 use everhold_env::disk::{Pace, SimDisk};
-use everhold_env::{Clock, Entropy, Env, Net, Tasks, Witnesses};
+use everhold_env::{Clock, Entropy, Env, Gate, Net, Rate, Tasks, Witnesses};
 use everhold_proto::map::Labels;
 use everhold_proto::{ByteSize, Timestamp};
 use everhold_server::{MetadataStorage, Origin, Server, ServerConfig};
@@ -30,6 +30,10 @@ pub(crate) struct HostState {
     pub(crate) disk: SimDisk,
     /// Its wall clock was set by so much.
     pub(crate) clock: &'static AtomicI64,
+    /// Its process stands still while this is closed.
+    pub(crate) gate: &'static Gate,
+    /// How fast its clocks run.
+    rate: Rate,
     seed: u64,
     life: Cell<u64>,
     connections: Connections,
@@ -48,12 +52,20 @@ pub(crate) struct NodeHost {
 }
 
 impl HostState {
-    pub(crate) fn new(name: &str, seed: u64, connections: &Connections, oracle: &Oracle) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        seed: u64,
+        rate: Rate,
+        connections: &Connections,
+        oracle: &Oracle,
+    ) -> Self {
         HostState {
             name: name.into(),
             disk: SimDisk::new(),
             // One for each host of a process that simulates one world and ends.
             clock: Box::leak(Box::new(AtomicI64::new(0))),
+            gate: Box::leak(Box::new(Gate::new())),
+            rate,
             seed,
             life: Cell::new(0),
             connections: connections.clone(),
@@ -65,17 +77,18 @@ impl HostState {
     pub(crate) fn env(&self, witness: bool) -> Env {
         let life = self.life.get() + 1;
         self.life.set(life);
+        self.gate.open();
         let seed = self.seed.wrapping_add(life.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let witness = match witness {
             true => Witnesses::one(self.oracle.witness(&self.name)),
             false => Witnesses::none(),
         };
         Env {
-            clock: Clock::simulated(Timestamp(WALL_START), self.clock),
+            clock: Clock::simulated(Timestamp(WALL_START), self.clock, self.rate),
             entropy: Entropy::seeded(seed),
             net: Net::simulated(SimNetwork::of(&self.name, &self.connections)),
             disk: Arc::new(self.disk.clone()),
-            tasks: Tasks::simulated(seed),
+            tasks: Tasks::gated(seed, self.gate),
             witness,
         }
     }

@@ -11,8 +11,11 @@ use crate::net::Connections;
 use crate::oracle::Oracle;
 use crate::trace;
 use client::ClientHost;
+use everhold_env::Rate;
 use everhold_server::Origin;
 use host::{HostState, NodeHost, PORT};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,6 +36,8 @@ pub struct Shape {
     pub latency: Duration,
     /// Milliseconds that a sync takes.
     pub sync_ms: u64,
+    /// How far the rate of a clock may be from the exact one, in millionths.
+    pub drift: u32,
 }
 
 /// See the module's words.
@@ -84,13 +89,21 @@ impl World {
             _ => Origin::Join(self.addresses_but(&name)),
         };
         let seed = self.shape.seed.wrapping_mul(31).wrapping_add(number as u64);
-        let host = HostState::new(&name, seed, &self.connections, &self.oracle);
+        let rate = self.rate(seed);
+        let host = HostState::new(&name, seed, rate, &self.connections, &self.oracle);
         let zone = format!("z{}", (number - 1) % self.shape.zones);
         let node = NodeHost::new(host, zone, origin, host::usual_pace(self.shape.sync_ms));
         let running = node.clone();
         self.sim.host(name, move || running.clone().run());
         self.nodes.push(node);
         self.running.push(true);
+    }
+
+    /// How fast the clocks of the host with a seed run.
+    fn rate(&self, seed: u64) -> Rate {
+        let off = self.shape.drift;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xd41f_7000);
+        Rate(Rate::EXACT.0 - off + rng.random_range(0..=2 * off))
     }
 
     /// `HOST:PORT` of every server but one.

@@ -1,0 +1,363 @@
+//! The history of one desk, and whether what somebody sees can be true.
+
+use super::{Content, Deed, FileNo, Seen, State};
+use crate::history::FileName;
+use std::collections::BTreeMap;
+
+/// What became of the program of a desk.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Fate {
+    /// It works, or it died: nobody has said what is left.
+    #[default]
+    Open,
+    /// It ended, and everything that it did is with the cluster.
+    Settled,
+    /// It stopped when something went wrong. This was there then, and the last change may still be made if there is one.
+    Retired(Seen, Option<Deed>),
+}
+
+/// What of a desk was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// So many of the changes are there, the first ones.
+    pub(crate) kept: usize,
+    /// The last change was made after the loss, and is there as well.
+    pub(crate) last_is_there: bool,
+}
+
+/// Somebody looked and did not see what had been answered: it must be lost, or the look was wrong.
+#[derive(Clone, Debug)]
+struct LowLook {
+    name: FileName,
+    seen: Option<Content>,
+    text: String,
+}
+
+/// See the module's words. Changes are numbered from the beginning of the desk, and forgotten when all are durable.
+#[derive(Clone, Debug)]
+pub(crate) struct Desk {
+    /// The state before the first change that is remembered, and after each.
+    states: Vec<State>,
+    deeds: Vec<Deed>,
+    /// Changes that were forgotten.
+    base: usize,
+    /// Changes that were answered, the forgotten ones too.
+    answered: usize,
+    /// The first so many changes of names are durable.
+    names_durable: usize,
+    /// The same for changes of the content of each file.
+    content_durable: BTreeMap<FileNo, usize>,
+    low: Vec<LowLook>,
+    pub(crate) fate: Fate,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Desk {
+            states: vec![State::default()],
+            deeds: Vec::new(),
+            base: 0,
+            answered: 0,
+            names_durable: 0,
+            content_durable: BTreeMap::new(),
+            low: Vec::new(),
+            fate: Fate::Open,
+        }
+    }
+}
+
+impl Desk {
+    /// After all changes, those that are under way too.
+    pub(crate) fn state(&self) -> &State {
+        self.states.last().expect("there is always the first one")
+    }
+
+    pub(crate) fn answered(&self) -> usize {
+        self.answered
+    }
+
+    /// Changes that are remembered.
+    pub(crate) fn remembered(&self) -> usize {
+        self.deeds.len()
+    }
+
+    /// The change that is not answered.
+    pub(crate) fn under_way(&self) -> Option<&Deed> {
+        (self.base + self.deeds.len() > self.answered).then(|| self.deeds.last()).flatten()
+    }
+
+    /// A change begins. It must be possible.
+    pub(crate) fn begin(&mut self, deed: Deed) {
+        let mut state = self.state().clone();
+        assert!(state.apply(&deed), "{deed:?} is not possible in {state:?}");
+        self.deeds.push(deed);
+        self.states.push(state);
+    }
+
+    /// It was answered.
+    pub(crate) fn done(&mut self) {
+        self.answered = self.base + self.deeds.len();
+    }
+
+    /// The content of a file is durable as it was after so many changes.
+    pub(crate) fn durable_content(&mut self, file: FileNo, after: usize) {
+        let durable = self.content_durable.entry(file).or_default();
+        *durable = after.max(*durable);
+    }
+
+    /// Names are durable as they were after so many changes.
+    pub(crate) fn durable_names(&mut self, after: usize) {
+        self.names_durable = after.max(self.names_durable);
+    }
+
+    /// All changes are with the cluster, and nothing was lost. Fails when somebody looked in vain for one of them.
+    pub(crate) fn settled(&mut self) -> Result<(), String> {
+        let last = self.state().clone();
+        self.states = vec![last];
+        self.base = self.answered;
+        self.deeds.clear();
+        match self.low.pop() {
+            Some(low) => Err(format!("{}, but nothing was lost", low.text)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a state may be what is left, if it is the one after so many changes.
+    fn may_be_left(&self, kept: usize) -> bool {
+        let lost = self.deeds.iter().enumerate().skip(kept - self.base);
+        lost.into_iter().all(|(at, deed)| {
+            let number = self.base + at + 1;
+            let of_content = |file| self.content_durable.get(&file).is_some_and(|d| number <= *d);
+            !(deed.is_of_names() && number <= self.names_durable)
+                && !deed.content_of().is_some_and(of_content)
+        })
+    }
+
+    /// What must have been lost if this is what is left: as little as possible. `None`: it cannot be.
+    pub(crate) fn explain(&self, actual: &Seen) -> Option<Lost> {
+        let all = self.base + self.deeds.len();
+        let candidates = (self.base..=all).rev().filter(|kept| self.may_be_left(*kept));
+        for kept in candidates {
+            let state = &self.states[kept - self.base];
+            if state.seen() == *actual {
+                return Some(Lost { kept, last_is_there: false });
+            }
+            let lost = Lost { kept, last_is_there: true };
+            if kept + 1 < all && self.with_last(lost).is_some_and(|state| state.seen() == *actual) {
+                return Some(lost);
+            }
+        }
+        None
+    }
+
+    /// The state after a loss with the last change, if that does not depend on what was lost.
+    fn with_last(&self, lost: Lost) -> Option<State> {
+        let last = self.deeds.last()?;
+        let mut state = self.states[lost.kept - self.base].clone();
+        let files = last.files(&self.states[self.deeds.len() - 1]);
+        let depends = self.lost(lost).any(|(deed, s)| !deed.files(s).is_disjoint(&files));
+        (!depends && state.apply(last)).then_some(state)
+    }
+
+    /// The changes that were lost, each with the state before it.
+    pub(crate) fn lost(&self, lost: Lost) -> impl Iterator<Item = (&Deed, &State)> {
+        let end = self.deeds.len() - usize::from(lost.last_is_there);
+        let from = lost.kept - self.base;
+        self.deeds[..end].iter().zip(&self.states).skip(from)
+    }
+
+    /// Judges what somebody saw of one name, who began to look when `answered` changes had been answered.
+    pub(crate) fn look(
+        &mut self,
+        name: &FileName,
+        seen: Option<&Content>,
+        answered: usize,
+        text: &str,
+    ) -> Result<(), String> {
+        if answered < self.base {
+            return Ok(()); // the states of that time are forgotten
+        }
+        let (from, last) = (answered - self.base, self.states.len() - 1);
+        let shows = |at: usize| {
+            let Some(file) = self.states[at].names.get(name) else { return seen.is_none() };
+            // The content is asked for after the name was.
+            let shows = |state: &State, seen: &Content| {
+                state.files.get(file).is_some_and(|content| content.slots == seen.slots)
+            };
+            seen.is_some_and(|seen| self.states[at..].iter().any(|state| shows(state, seen)))
+        };
+        if (from..=last).any(shows) {
+            return Ok(());
+        }
+        let text = format!("{text}: {name} is {seen:?}, and was {}", self.told_of(name, from));
+        if (0..from).any(|at| shows(at) && self.may_be_left(self.base + at)) {
+            self.low.push(LowLook { name: name.clone(), seen: seen.cloned(), text });
+            return Ok(());
+        }
+        Err(text)
+    }
+
+    fn told_of(&self, name: &FileName, from: usize) -> String {
+        let of = |state: &State| state.seen().get(name).cloned();
+        let last = self.deeds.len().saturating_sub(6).max(from);
+        format!("{:?} when the look began; then {:?}", of(&self.states[from]), &self.deeds[last..])
+    }
+
+    /// Whether those who did not see what had been answered saw what is left.
+    pub(crate) fn judge_looks(&self, actual: &Seen) -> Result<(), String> {
+        let is_wrong = |low: &&LowLook| {
+            actual.get(&low.name).map(|c| &c.slots) != low.seen.as_ref().map(|c| &c.slots)
+        };
+        match self.low.iter().find(is_wrong) {
+            Some(low) => {
+                Err(format!("{}, and it is {:?} after all", low.text, actual.get(&low.name)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Judges what is left after all faults.
+    pub(crate) fn judge_end(&self, actual: &Seen) -> Result<(), String> {
+        match &self.fate {
+            Fate::Open => match self.explain(actual) {
+                None => Err(self.unexplained(actual)),
+                Some(_) => self.judge_looks(actual),
+            },
+            Fate::Settled if self.state().seen() == *actual => Ok(()),
+            Fate::Settled => Err(format!("{actual:?} is not {:?}", self.state().seen())),
+            Fate::Retired(left, _) if left == actual => Ok(()),
+            Fate::Retired(left, deed) => {
+                let late = self.explain(actual).is_some();
+                let reason = || format!("{actual:?} is not {left:?}, with or without {deed:?}");
+                (late && deed.is_some()).then_some(()).ok_or_else(reason)
+            }
+        }
+    }
+
+    /// Why no suffix of what was done explains what is left.
+    pub(crate) fn unexplained(&self, actual: &Seen) -> String {
+        let from = self.deeds.len().saturating_sub(12);
+        format!(
+            "{actual:?} is left of {:?}; names durable after {}, content after {:?}; the last changes, from {}: {:?}",
+            self.state().seen(),
+            self.names_durable,
+            self.content_durable,
+            self.base + from + 1,
+            &self.deeds[from..],
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Tag;
+
+    fn name(text: &str) -> FileName {
+        text.into()
+    }
+
+    /// Two files, one of which is moved over the other.
+    fn desk() -> Desk {
+        let mut desk = Desk::default();
+        let deeds = [
+            Deed::Create(0, name("a")),
+            Deed::Save(0, vec![(0, Tag(1))]),
+            Deed::Create(1, name("b")),
+            Deed::Save(1, vec![(1, Tag(2))]),
+            Deed::Rename(name("b"), name("a")),
+        ];
+        for deed in deeds {
+            desk.begin(deed);
+            desk.done();
+        }
+        desk
+    }
+
+    fn after(desk: &Desk, count: usize) -> Seen {
+        desk.states[count].seen()
+    }
+
+    #[test]
+    fn a_suffix_may_be_lost_and_nothing_else() {
+        let desk = desk();
+        for kept in 0..=5 {
+            let seen = after(&desk, kept);
+            assert_eq!(desk.explain(&seen), Some(Lost { kept, last_is_there: false }));
+        }
+    }
+
+    #[test]
+    fn no_name_comes_before_its_content() {
+        let mut desk = Desk::default();
+        let (a, b) = (name("a"), name("b"));
+        let deeds = [
+            Deed::Create(0, a.clone()),
+            Deed::Note(0, Tag(5)),
+            Deed::Save(0, vec![(0, Tag(1))]),
+            Deed::Rename(a, b.clone()),
+        ];
+        for deed in deeds {
+            desk.begin(deed);
+            desk.done();
+        }
+        let torn = Seen::from([(b, Content { slots: Vec::new(), note: Some(Tag(5)) })]);
+        assert_eq!(desk.explain(&torn), None);
+    }
+
+    #[test]
+    fn what_is_durable_is_not_lost() {
+        let mut desk = desk();
+        desk.durable_content(1, 5);
+        assert!(desk.explain(&after(&desk, 3)).is_none(), "the content of b");
+        assert!(desk.explain(&after(&desk, 4)).is_some(), "the move was not said to be durable");
+        desk.durable_names(5);
+        assert!(desk.explain(&after(&desk, 4)).is_none());
+    }
+
+    #[test]
+    fn a_change_may_come_after_the_loss() {
+        let mut desk = desk();
+        desk.begin(Deed::Create(2, name("c")));
+        let mut left = after(&desk, 1);
+        left.insert(name("c"), Content::default());
+        let lost = desk.explain(&left).expect("c was made when the rest was lost");
+        assert_eq!(lost, Lost { kept: 1, last_is_there: true });
+        let deeds: Vec<_> = desk.lost(lost).map(|(deed, _)| deed.clone()).collect();
+        assert_eq!(deeds.len(), 4);
+    }
+
+    #[test]
+    fn who_looks_sees_what_was_answered_or_it_is_lost() {
+        let mut desk = desk();
+        let old = after(&desk, 2).get("a").cloned();
+        let new = after(&desk, 5).get("a").cloned();
+        assert!(desk.look(&name("a"), new.as_ref(), 5, "c2").is_ok());
+        assert!(desk.judge_looks(&after(&desk, 2)).is_ok(), "nobody saw anything old");
+        assert!(desk.look(&name("a"), old.as_ref(), 5, "c2").is_ok(), "it may be lost");
+        assert!(desk.judge_looks(&after(&desk, 2)).is_ok());
+        assert!(desk.judge_looks(&after(&desk, 5)).is_err(), "it was not");
+        assert!(desk.settled().is_err());
+        let never = Content { slots: vec![Some(Tag(9))], note: None };
+        assert!(desk.look(&name("a"), Some(&never), 5, "c2").is_err());
+    }
+
+    #[test]
+    fn a_durable_change_is_seen_at_once() {
+        let mut desk = desk();
+        desk.durable_names(5);
+        let old = after(&desk, 2).get("a").cloned();
+        assert!(desk.look(&name("a"), old.as_ref(), 5, "c2").is_err());
+    }
+
+    #[test]
+    fn ends_are_judged_by_what_was_said() {
+        let mut desk = desk();
+        let (early, late) = (after(&desk, 2), after(&desk, 5));
+        assert!(desk.judge_end(&early).is_ok() && desk.judge_end(&late).is_ok(), "it died");
+        desk.fate = Fate::Settled;
+        assert!(desk.judge_end(&early).is_err() && desk.judge_end(&late).is_ok());
+        desk.fate = Fate::Retired(early.clone(), None);
+        assert!(desk.judge_end(&early).is_ok() && desk.judge_end(&late).is_err());
+    }
+}
