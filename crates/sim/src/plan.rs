@@ -38,6 +38,9 @@ const DRIFT_MAX: u32 = 100_000;
 /// Every so many-th seed is a run for the brake.
 const BRAKE_EVERY: u64 = 20;
 const BRAKE_AT: u64 = 13;
+/// Every so many-th seed is a run in which leaders come and go.
+const LEADERS_EVERY: u64 = 40;
+const LEADERS_AT: u64 = 22;
 /// Every so many-th seed is a run for programs on open files.
 const PROGRAMS_EVERY: u64 = 3;
 const PROGRAMS_AT: u64 = 1;
@@ -77,21 +80,37 @@ impl Plan {
         };
         match () {
             () if seed % BRAKE_EVERY == BRAKE_AT => plan.for_the_brake(),
+            () if seed % LEADERS_EVERY == LEADERS_AT => plan.for_leaders(),
             () if seed % PROGRAMS_EVERY == PROGRAMS_AT => plan.for_programs(&mut rng),
             () => plan,
         }
+    }
+
+    /// A run in which no leader lasts as long as a session, and clients die.
+    fn for_leaders(mut self) -> Self {
+        self.followers = 0;
+        self.behind = 0;
+        self.faults_for = Duration::from_secs(170);
+        let kinds = vec![Kind::KillLeader, Kind::ClientCrash];
+        self.budget = Budget { kinds, pause: Duration::from_secs(6) };
+        self
     }
 
     /// A run in which mounts stand still and lose their sessions under programs that work on open files.
     fn for_programs(mut self, rng: &mut ChaCha8Rng) -> Self {
         self.followers = 0b1111;
         self.behind = 0b1111;
-        self.workloads = vec![Work::Programs];
-        if rng.random_bool(0.3) {
-            self.workloads.push(Work::Overwriters);
-        }
+        let mut works = vec![Work::Programs, Work::Holders, Work::Overwriters];
+        works.rotate_left([0, 0, 0, 1, 2][rng.random_range(0..5)]);
+        works.truncate([1, 1, 2][rng.random_range(0..3)]);
+        self.workloads = works;
         let own = [Kind::ClientPause, Kind::ClientFreeze];
-        self.budget.kinds.truncate([0, 0, 2, 12][rng.random_range(0..4)]);
+        let others = [0, 0, 2, 12][rng.random_range(0..4)];
+        self.work.calm = others == 0;
+        if self.workloads.contains(&Work::Holders) {
+            self.faults_for = Duration::from_secs(rng.random_range(60..130));
+        }
+        self.budget.kinds.truncate(others);
         self.budget.kinds.retain(|kind| !own.contains(kind));
         self.budget.kinds.extend(own);
         self

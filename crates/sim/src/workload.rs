@@ -8,6 +8,7 @@
 mod content;
 mod files;
 mod finals;
+mod holders;
 mod locks;
 mod logs;
 mod ops;
@@ -20,6 +21,7 @@ mod storm;
 mod trees;
 
 pub use finals::final_check;
+pub(crate) use holders::Holdings;
 pub use ops::Ops;
 pub use plan::{Kind, SizeMix, WorkloadPlan};
 pub use setup::setup;
@@ -61,6 +63,7 @@ pub async fn run(
         Kind::Trees => worker.trees().await,
         Kind::Lockers => worker.lockers().await,
         Kind::Programs => worker.programs().await,
+        Kind::Holders => worker.holders().await,
     }
 }
 

@@ -5,6 +5,7 @@ use super::operation::{Counts, OpToken, Operation, Outcome, Statistics};
 use super::output::Output;
 use super::value::{ObjectId, Tag};
 use crate::desk::Desks;
+use crate::workload::Holdings;
 use everhold_env::Clock;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ pub struct Direct {
 
 /// Records operations in the order in which they happen. Clones share one history.
 #[derive(Clone)]
-pub struct Recorder(Arc<Mutex<State>>, Desks);
+pub struct Recorder(Arc<Mutex<State>>, Desks, Holdings);
 
 type NowMs = Box<dyn Fn() -> u64 + Send>;
 type Observer = Box<dyn Fn(&str) + Send>;
@@ -52,7 +53,7 @@ impl Recorder {
             statistics: Statistics::new(),
             direct: Vec::new(),
         };
-        Recorder(Arc::new(Mutex::new(state)), Desks::default())
+        Recorder(Arc::new(Mutex::new(state)), Desks::default(), Holdings::default())
     }
 
     /// What programs do on open files.
@@ -66,9 +67,19 @@ impl Recorder {
         Recorder::new(move || clock.now().saturating_duration_since(started).as_millis() as u64)
     }
 
+    /// What clients hold for long.
+    pub(crate) fn holdings(&self) -> &Holdings {
+        &self.2
+    }
+
     /// Lets `observer` hear one line for each event, in order. It must not call the recorder.
     pub fn observe(&self, observer: impl Fn(&str) + Send + 'static) {
         self.0.lock().observer = Some(Box::new(observer));
+    }
+
+    /// Milliseconds since the run began.
+    pub(crate) fn now_ms(&self) -> u64 {
+        (self.0.lock().now_ms)()
     }
 
     /// A tag that no other value of the run has.

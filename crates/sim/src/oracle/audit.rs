@@ -24,6 +24,7 @@ impl Oracle {
             inner.check_pg_keeps_copies(pg);
         }
         inner.check_brake();
+        inner.check_sessions();
     }
 
     /// Whether every placement group has all its copies, on disks that have registered since they were

@@ -11,6 +11,7 @@ mod delegated;
 mod probes;
 mod replica;
 mod rules;
+mod sessions;
 
 pub use audit::Convergence;
 

@@ -53,6 +53,10 @@ pub async fn final_check(
         }
     }
     reads.small_files(&mut unread).await;
+    for object in plan.counter_objects() {
+        let read = async || reads.ops.final_count(&object).await.ok();
+        unread.extend(reads.until(read).await.is_none().then_some(object));
+    }
     for object in recorder.desks().objects() {
         if !reads.desk(&object).await {
             unread.push(object);

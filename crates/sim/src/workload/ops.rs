@@ -5,7 +5,7 @@ use super::content;
 use super::outcome::{Judged, judge};
 use super::plan::{VALUE_BYTES_MIN, WorkloadPlan};
 use crate::history::*;
-use everhold_client::{Client, ClientError, CreateOptions};
+use everhold_client::{Client, ClientError, CreateOptions, OpenFile};
 use everhold_proto::InodeId;
 use everhold_proto::fs::{Attr, FsError, Name};
 use parking_lot::Mutex;
@@ -27,6 +27,8 @@ pub struct Ops {
     pub(crate) is_final: bool,
     /// Directories of objects, which stay for the whole run.
     directories: Mutex<BTreeMap<ObjectId, InodeId>>,
+    /// Files that a client with delegations keeps open.
+    pub(crate) files: Mutex<BTreeMap<ObjectId, Arc<OpenFile>>>,
 }
 
 impl Ops {
@@ -37,8 +39,8 @@ impl Ops {
         plan: Arc<WorkloadPlan>,
         recorder: Recorder,
     ) -> Self {
-        let directories = Mutex::default();
-        Ops { client, number, plan, recorder, is_final: false, directories }
+        let (directories, files) = (Mutex::default(), Mutex::default());
+        Ops { client, number, plan, recorder, is_final: false, directories, files }
     }
 
     /// A fresh value of this size.
@@ -194,6 +196,9 @@ impl Ops {
         let read = match input {
             SlotsInput::Write(slot, tag) => {
                 let data = content::make(Value { tag: *tag, size: bytes });
+                if self.client.follows() {
+                    return self.write_open(object, offset(*slot), &data).await;
+                }
                 let written = self.client.write_at(path, offset(*slot), data).await;
                 return judge(written.map(|_attr| SlotsOutput::Done));
             }
@@ -220,6 +225,22 @@ impl Ops {
             (_, all) => Err(format!("{} slots", all.len())),
         });
         self.proven(object, &input.to_string(), shown)
+    }
+
+    /// A write through an open file, made durable. After an error the bytes may be committed with a later write.
+    async fn write_open(&self, object: &ObjectId, offset: u64, data: &[u8]) -> Judged<SlotsOutput> {
+        let file = match self.open_file(object).await {
+            Ok(file) => file,
+            Err(e) => return Judged::Failed(e.to_string()),
+        };
+        let written = match file.write(offset, data).await {
+            Ok(()) => file.flush().await,
+            Err(e) => Err(e),
+        };
+        match written {
+            Ok(()) => Judged::Answer(SlotsOutput::Done),
+            Err(e) => Judged::Unknown(e.to_string()),
+        }
     }
 
     /// An operation on a tree, carried out by `perform`: the directories are those behind the tags.

@@ -22,11 +22,13 @@ pub enum Kind {
     Lockers,
     /// Programs on open files that others look at; nothing is settled before it counts.
     Programs,
+    /// Locks with counters under them, and files that stay open without a name.
+    Holders,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Files,
         Kind::Renamers,
         Kind::Appenders,
@@ -35,6 +37,7 @@ impl Kind {
         Kind::Trees,
         Kind::Lockers,
         Kind::Programs,
+        Kind::Holders,
     ];
 }
 
@@ -96,6 +99,10 @@ pub struct WorkloadPlan {
     pub locks: u32,
     /// Directories in which programs work on open files.
     pub desks: u32,
+    /// Counters that are raised under locks.
+    pub counters: u32,
+    /// Nothing goes wrong but that clients stand still: what takes seconds then is late.
+    pub calm: bool,
     /// Sizes of whole files.
     pub sizes: SizeMix,
     /// Small files in one burst, least and most.
@@ -121,6 +128,8 @@ impl Default for WorkloadPlan {
             trees: 1,
             locks: 2,
             desks: 2,
+            counters: 2,
+            calm: false,
             sizes: SizeMix {
                 inline: (16, 8 << 10),
                 block: (20 << 10, 200 << 10),
@@ -163,6 +172,11 @@ impl WorkloadPlan {
     /// Directories of programs on open files.
     pub(crate) fn desk_objects(&self) -> Vec<ObjectId> {
         numbered("desk", self.desks)
+    }
+
+    /// Counters that are raised under locks.
+    pub(crate) fn counter_objects(&self) -> Vec<ObjectId> {
+        numbered("counter", self.counters)
     }
 
     pub(crate) fn tree_objects(&self) -> Vec<ObjectId> {

@@ -39,7 +39,7 @@ async fn set_up(client: &Arc<Client>, plan: &WorkloadPlan) -> Result<(), ClientE
     for object in directories.iter().flatten() {
         client.mkdir_all(plan.path(object, None), 0o755).await?;
     }
-    for object in plan.log_objects() {
+    for object in plan.log_objects().into_iter().chain(plan.counter_objects()) {
         put_new(client, &plan.path(&object, None), Bytes::new()).await?;
     }
     for (object, size) in plan.slots_objects() {

@@ -23,6 +23,8 @@ struct Losses {
     content: BTreeSet<FileNo>,
     /// They have to do with it, by a name or by a change of unknown outcome.
     concerned: BTreeSet<FileNo>,
+    /// Files that have names.
+    named: BTreeSet<FileNo>,
     /// Names are different without it.
     names: bool,
     deeds: Vec<Deed>,
@@ -161,6 +163,7 @@ impl Edge {
                 .filter(|file| named.contains(file))
                 .collect(),
             concerned: all.iter().flat_map(|(deed, s)| deed.files(s)).chain(doubted).collect(),
+            named,
             names: all.iter().any(|(deed, _)| deed.is_of_names()),
             deeds: all.iter().map(|(deed, _)| (*deed).clone()).collect(),
         }
@@ -190,7 +193,9 @@ impl Edge {
                     format!("descriptors of file {file}: {of_each:?}, lost: {:?}", losses.deeds);
                 self.violation(TOLD, detail);
             }
-            if !losses.concerned.contains(file) && of_each.contains(&true) {
+            // A file without a name may be gone with the session that had it open.
+            let may_be_told = losses.concerned.contains(file) || !losses.named.contains(file);
+            if !may_be_told && of_each.contains(&true) {
                 let detail = format!(
                     "file {file} lost nothing, and its descriptors were told: {of_each:?}; lost: {:?}",
                     losses.deeds
