@@ -59,9 +59,10 @@ pub const NUMBERS_RANGES_MAX: usize = 8;
 pub const RECALL_MS: u64 = 5_000;
 /// A dead block stays in the table this long so that readers of the old version can finish.
 pub const DEAD_GRACE_MS: u64 = 30_000;
-/// An inode without its last name stays this long in log time, so that a mount that has it open can
-/// still say so: some times what a mount takes to hear of the removal.
-pub const UNLINKED_LINGER_MS: u64 = 10_000;
+/// An inode without its last name stays this long in log time, so that a mount that has it open can still say so. A
+/// mount says so half a second after it opened a file. It may stand still meanwhile, until its session ends: so this is
+/// [`SESSION_TTL_MS`], a tenth of it for clocks that drift, and some seconds for the call.
+pub const UNLINKED_LINGER_MS: u64 = 40_000;
 /// Ranges that are locked on one inode: more than a database locks, and a scan of them takes
 /// about a millisecond.
 pub const LOCKS_PER_INODE_MAX: usize = 4096;

@@ -101,15 +101,19 @@ impl Plan {
         self.followers = 0b1111;
         self.behind = 0b1111;
         let mut works = vec![Work::Programs, Work::Holders, Work::Overwriters];
-        works.rotate_left([0, 0, 0, 1, 2][rng.random_range(0..5)]);
+        works.rotate_left([0, 0, 0, 1, 1, 2][rng.random_range(0..6)]);
         works.truncate([1, 1, 2][rng.random_range(0..3)]);
         self.workloads = works;
         let own = [Kind::ClientPause, Kind::ClientFreeze];
         let others = [0, 0, 2, 12][rng.random_range(0..4)];
         self.work.calm = others == 0;
-        if self.workloads.contains(&Work::Holders) {
-            self.faults_for = Duration::from_secs(rng.random_range(60..130));
-        }
+        // What lost its name lingers for longer than a session.
+        let most = if self.workloads[0] == Work::Holders { 200 } else { 120 };
+        self.faults_for = Duration::from_secs(rng.random_range(60..most));
+        // Most changes wait to be told for a tenth of a second.
+        self.work.pause_ms = (2, 60);
+        // Long enough that there is work between two pauses.
+        self.budget.pause = Duration::from_millis(rng.random_range(2_000..9_000));
         self.budget.kinds.truncate(others);
         self.budget.kinds.retain(|kind| !own.contains(kind));
         self.budget.kinds.extend(own);

@@ -158,6 +158,9 @@ impl Faults {
             }
             Kind::ClientPause | Kind::ClientFreeze => {
                 let client = self.rng.random_range(0..world.clients().max(1));
+                if world.is_paused(client) {
+                    return None;
+                }
                 world.pause_client(client, true);
                 let lasts = match kind {
                     Kind::ClientPause => self.millis(100, 19_000),

@@ -117,6 +117,11 @@ impl World {
         }
     }
 
+    /// Whether a client's process stands still.
+    pub(crate) fn is_paused(&self, number: usize) -> bool {
+        self.clients.get(number).is_some_and(|client| client.host.gate.is_closed())
+    }
+
     /// A client's process stands still, or goes on. Its system takes messages and connections all the same.
     pub(crate) fn pause_client(&mut self, number: usize, paused: bool) {
         let Some(client) = self.clients.get(number).filter(|c| c.running.get()) else { return };

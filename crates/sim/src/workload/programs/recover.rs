@@ -57,6 +57,7 @@ impl Edge {
             return Some((actual, doubt));
         };
         let losses = self.losses(lost, doubt.as_ref());
+        crate::event!("{} lost {:?}; told: {told:?}", self.object, losses.deeds);
         self.judge_losses(&losses, &trouble);
         self.judge_told(&losses, &told, told_names);
         let looks = self.desk().judge_looks(&actual);
