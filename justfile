@@ -40,6 +40,11 @@ pauses *ARGS:
     cargo build -p everhold-cli
     scripts/pauses target/debug/everhold {{ARGS}}
 
+# Two mounts, one of which is stopped now and then, against a local directory: seeds, and operations of each. Needs root
+# and /dev/fuse. Hours: `just mount-model 1..500 5000`.
+mount-model SEEDS="1..20" OPS="5000":
+    EVERHOLD_CI=1 EVERHOLD_MODEL_SEEDS={{SEEDS}} EVERHOLD_MODEL_OPS={{OPS}} cargo test -p everhold-cli --test mount_model -- --nocapture
+
 # pjdfstest and a short fsx on a mount; needs root and /dev/fuse. `just posix --kill` kills nodes meanwhile.
 posix *ARGS: _posix-tools
     cargo build -p everhold-cli

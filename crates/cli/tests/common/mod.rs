@@ -64,21 +64,24 @@ impl Cluster {
         let mut command = everhold(&dir.path().join("state"));
         command.args(["up", "--json", "--segment-size", "32MiB", "--nodes", &nodes.to_string()]);
         command.arg("--dir").arg(dir.path().join("cluster")).args(options);
-        let mut up =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("up starts");
-        let (out, mut err) = (up.stdout.take().expect("piped"), up.stderr.take().expect("piped"));
-        let complaints = std::thread::spawn(move || {
-            let mut text = String::new();
-            // The pipe ends with the process; a broken one ends the text.
-            let _ = err.read_to_string(&mut text);
-            text
-        });
-        let mut lines = BufReader::new(out).lines();
-        if !lines.any(|line| line.is_ok_and(|line| line.contains("\"ready\": true"))) {
-            let status = up.wait();
-            panic!("up ended ({status:?}): {}", complaints.join().unwrap_or_default());
-        }
+        let up = ready(command);
         Cluster { up, dir, _turn: turn }
+    }
+
+    /// Ends `up` with all its nodes, and starts the cluster again.
+    pub(crate) fn up_again(&mut self) {
+        self.end();
+        let mut command = self.command(&["up", "--json", "--dir"]);
+        command.arg(self.dir.path().join("cluster"));
+        self.up = ready(command);
+    }
+
+    fn end(&mut self) {
+        if let Some(pid) = i32::try_from(self.up.id()).ok().and_then(Pid::from_raw) {
+            // It may have ended by itself; then there is nothing left to stop.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = self.up.wait();
     }
 
     /// Where scratch files may go.
@@ -155,6 +158,11 @@ impl Cluster {
         text.trim().parse().expect("a number")
     }
 
+    /// Whether a node takes connections.
+    pub(crate) fn serves(&self, number: u32) -> bool {
+        std::net::TcpStream::connect(&self.addresses()[&number]).is_ok()
+    }
+
     /// Sends SIGKILL to these nodes, all before any is waited for.
     pub(crate) fn kill_at_once(&self, numbers: &[u32]) {
         let pids: Vec<Pid> = numbers
@@ -213,12 +221,31 @@ impl Drop for Cluster {
                 eprintln!("---- end of the log of node {number}\n{text}");
             }
         }
-        if let Some(pid) = i32::try_from(self.up.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended by itself; then there is nothing left to stop.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let _ = self.up.wait();
+        self.end();
     }
+}
+
+/// A process id of the system's.
+pub(crate) fn process(number: u32) -> Pid {
+    i32::try_from(number).ok().and_then(Pid::from_raw).expect("a process id")
+}
+
+/// Starts `up`, and waits until it says that the cluster is ready.
+fn ready(mut command: Command) -> Child {
+    let mut up = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("up starts");
+    let (out, mut err) = (up.stdout.take().expect("piped"), up.stderr.take().expect("piped"));
+    let complaints = std::thread::spawn(move || {
+        let mut text = String::new();
+        // The pipe ends with the process; a broken one ends the text.
+        let _ = err.read_to_string(&mut text);
+        text
+    });
+    let mut lines = BufReader::new(out).lines();
+    if !lines.any(|line| line.is_ok_and(|line| line.contains("\"ready\": true"))) {
+        let status = up.wait();
+        panic!("up ended ({status:?}): {}", complaints.join().unwrap_or_default());
+    }
+    up
 }
 
 /// Waits for a condition; panics when it does not come.
