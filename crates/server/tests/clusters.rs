@@ -96,11 +96,17 @@ async fn another_node_leads_when_the_leader_stops() {
 /// A seat in Raft is neither given twice nor taken away under another id.
 async fn hold_on_to_seats(cluster: &TestCluster) {
     let (id, raft) = (cluster.cluster_id(), RaftId(99));
+    let map = cluster.status().await.expect("a status").map;
     for node in &cluster.nodes {
         let prepared = call(&cluster.env, &node.address(), id, &PrepareLearner { raft }).await;
         assert_eq!(prepared.expect_err("has a seat").kind, Kind::Conflict);
         let retired = call(&cluster.env, &node.address(), id, &RetireLearner { raft }).await;
         retired.expect("is no seat of this node");
+        let seat =
+            map.nodes.values().find(|row| row.address == node.address()).expect("a row").raft;
+        let raft = seat.expect("it votes");
+        let retired = call(&cluster.env, &node.address(), id, &RetireLearner { raft }).await;
+        assert_eq!(retired.expect_err("it votes").kind, Kind::Conflict);
         let status = call(&cluster.env, &node.address(), id, &GetNodeStatus {}).await;
         assert_ne!(status.expect("answers").raft_role, "none");
     }
