@@ -1,12 +1,14 @@
 //! Probes of what is promised of changes that were made behind delegations (ADR 0013): of chained requests a prefix takes
-//! effect, and a version that may be lost is not given again.
+//! effect, a version that may be lost is not given again, and what comes after the end of a delegation is fenced.
 
 use super::Inner;
 use everhold_proto::command::{Answer, Command};
-use everhold_proto::fs::{FsError, FsOp, FsReply, Name, SessionBatch, SessionRequest, SetAttr};
+use everhold_proto::fs::{
+    Behind, FsError, FsOp, FsReply, Name, SessionBatch, SessionRequest, SetAttr,
+};
 use everhold_proto::kv::{MemKv, prefix_end};
 use everhold_proto::tables::{Key, Table};
-use everhold_proto::{InodeId, LogIndex, SessionId};
+use everhold_proto::{InodeId, LogIndex, SessionId, Timestamp};
 
 impl Inner {
     /// Asks both of a copy of the state, in the name of the session that a batch was of.
@@ -54,6 +56,7 @@ impl Inner {
         if self.ask(&mut state, revoke) != Some(Answer::Done) {
             return;
         }
+        self.probe_fence(index, &mut state.clone(), batch, from + 1);
         let Some(next) = self.version_after(&mut state, batch, from + 1, touch_root()) else {
             return;
         };
@@ -63,6 +66,21 @@ impl Inner {
                 batch.session
             );
             self.violate("rule_a_version_is_one_content", detail, None);
+        }
+    }
+
+    /// What was done behind a delegation that has ended counts no more.
+    fn probe_fence(&mut self, index: LogIndex, state: &mut MemKv, batch: &SessionBatch, from: u64) {
+        let behind = Some(Behind { at: Timestamp(0), inode: None });
+        let told = SessionRequest { behind, ..SessionRequest::new(from, touch_root()) };
+        let one = SessionBatch { requests: vec![told], ..batch.clone() };
+        let Some(Answer::Fs { results, .. }) = self.ask(state, Command::Fs(one)) else { return };
+        if results.first().is_some_and(Result::is_ok) {
+            let detail = format!(
+                "after {index}, what {} did behind a delegation that has ended would count",
+                batch.session
+            );
+            self.violate("rule_what_comes_late_is_fenced", detail, None);
         }
     }
 
