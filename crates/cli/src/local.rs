@@ -6,11 +6,9 @@
 
 mod cluster;
 mod file;
-mod find;
 mod process;
 mod ready;
 
 pub(crate) use cluster::{Lifetime, LocalCluster};
 pub(crate) use file::{ClusterFile, Plan};
-pub(crate) use find::local_dir_of;
 pub(crate) use ready::wait_ready;

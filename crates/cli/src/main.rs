@@ -18,7 +18,6 @@ mod generated;
 mod health;
 mod interrupt;
 mod local;
-mod log;
 mod man;
 mod mount;
 mod node;
@@ -34,15 +33,16 @@ mod views;
 use crate::args::{Cli, Command, PgCommand, RepairCommand};
 use crate::exit::CliResult;
 use clap::Parser;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log::start(&cli.command);
+    start_log(&cli.command);
     // The allocator asks for huge pages, and some systems give them to everybody: to zero 2 MiB for the first small piece
     // of each is a tenth of a server's time, and takes twice the memory.
     if let Err(e) = rustix::thread::disable_transparent_huge_pages(true) {
@@ -98,4 +98,21 @@ async fn run(cli: Cli) -> CliResult {
         Command::Bench(args) => bench::run(args, &global).await,
         Command::Man { dir } => man::run(&dir),
     }
+}
+
+/// Logs go to standard error: of a server everything of note, of other commands only warnings.
+fn start_log(command: &Command) {
+    let default = match command {
+        // openraft tells each of its steps at that level.
+        Command::Server(_) => "info,openraft=warn",
+        Command::Mount(_) => "info",
+        _ => "error",
+    };
+    let filter =
+        EnvFilter::try_from_env("EVERHOLD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }

@@ -7,7 +7,7 @@ use crate::args::{Global, NodeCommand};
 use crate::connect::{Admin, LEADER_LIMIT};
 use crate::context::{Context, seeds};
 use crate::exit::{CliError, CliResult, Exit};
-use crate::local::{Lifetime, LocalCluster, local_dir_of};
+use crate::local::{Lifetime, LocalCluster};
 use crate::output::{json, line};
 use crate::views;
 use everhold_proto::command::MapCommand;
@@ -37,33 +37,20 @@ pub(crate) async fn run(command: NodeCommand, global: &Global) -> CliResult {
     }
 }
 
-/// The local cluster that is meant, with its nodes left running when this program ends: the one that `--cluster` names, else
-/// that of the last `up`.
-fn local(global: &Global) -> CliResult<LocalCluster> {
-    let context = Context::read()?;
-    let named = &global.cluster;
-    let last = context.filter(|last| named.iter().all(|address| last.cluster.contains(address)));
-    let dir = match last {
-        Some(context) => Some(context.dir),
-        None => local_dir_of(named),
-    };
-    let dir = dir.ok_or_else(|| match named.is_empty() {
-        true => CliError::new(
+/// The local cluster that is meant, with its nodes left running when this program ends.
+fn local() -> CliResult<LocalCluster> {
+    let context = Context::read()?.ok_or_else(|| {
+        CliError::new(
             Exit::NotFound,
             "there is no local cluster",
             "start one with `everhold up`; servers elsewhere are started by their own machine",
-        ),
-        false => CliError::new(
-            Exit::NotFound,
-            format!("no node of a local cluster runs at {}", named.join(", ")),
-            "`everhold up --dir DIR` starts a cluster that is down; servers elsewhere are started by their own machine",
-        ),
+        )
     })?;
-    LocalCluster::open(&dir, Lifetime::Detached)
+    LocalCluster::open(&context.dir, Lifetime::Detached)
 }
 
 async fn start(node: NodeId, global: &Global) -> CliResult {
-    let mut cluster = local(global)?;
+    let mut cluster = local()?;
     let address = cluster.node(node.0)?.address.clone();
     if let Some(pid) = cluster.node_dir(node.0).running() {
         return report(global, node, pid, "runs already");
@@ -88,7 +75,7 @@ async fn start(node: NodeId, global: &Global) -> CliResult {
 }
 
 fn stop(node: NodeId, kill: bool, global: &Global) -> CliResult {
-    let mut cluster = local(global)?;
+    let mut cluster = local()?;
     cluster.node(node.0)?;
     let Some(pid) = cluster.node_dir(node.0).running() else {
         return Err(CliError::new(

@@ -19,7 +19,7 @@ pub(crate) enum Lifetime {
     Detached,
 }
 
-/// A local cluster; the servers that it started are stopped when it is dropped, unless they are detached.
+/// A local cluster; its servers are stopped when it is dropped, unless they are detached.
 pub(crate) struct LocalCluster {
     dir: PathBuf,
     file: ClusterFile,
@@ -126,18 +126,8 @@ impl LocalCluster {
 
     /// Stops all nodes: all are asked at once, and those that did not end within the limit are killed.
     pub(crate) fn stop_all(&mut self, limit: Duration) {
-        let numbers: Vec<u32> = self.file.nodes.iter().map(|node| node.number).collect();
-        self.stop_these(&numbers, limit);
-    }
-
-    /// The same for the nodes that were started by this program: others that serve go on.
-    pub(crate) fn stop_started(&mut self, limit: Duration) {
-        let numbers: Vec<u32> = self.children.keys().copied().collect();
-        self.stop_these(&numbers, limit);
-    }
-
-    fn stop_these(&mut self, numbers: &[u32], limit: Duration) {
-        let dirs: Vec<NodeDir> = numbers.iter().map(|number| self.node_dir(*number)).collect();
+        let dirs: Vec<NodeDir> =
+            self.file.nodes.iter().map(|node| self.node_dir(node.number)).collect();
         for dir in &dirs {
             dir.signal(Signal::TERM);
         }
@@ -198,7 +188,7 @@ impl LocalCluster {
 impl Drop for LocalCluster {
     fn drop(&mut self) {
         if self.lifetime == Lifetime::WithParent {
-            self.stop_started(STOP_LIMIT);
+            self.stop_all(STOP_LIMIT);
         }
     }
 }

@@ -61,7 +61,6 @@ impl NodeDir {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("server").arg("--dir").arg(&self.0).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        command.env(crate::log::TURN_OVER, "1");
         let parent = rustix::process::getpid();
         let in_child = move || {
             // A session of its own: Ctrl-C at the terminal reaches only the parent, which stops the

@@ -12,14 +12,11 @@ use tokio::time::{Instant, sleep};
 /// segment files first.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
-/// How long a cluster that was there before waits for nodes once it has a leader.
-const RETURN_LIMIT: Duration = Duration::from_secs(30);
 /// One question to a cluster that is starting.
 const STATUS_LIMIT: Duration = Duration::from_secs(3);
 
 /// Starts every node that does not run, in order, and waits until all are registered, the voters
-/// are chosen and the placement groups exist. A cluster that was there before is ready when it has a leader and its nodes are
-/// back: those that end, and those that do not come back for half a minute, are told and left, because the others serve. Must be awaited on a thread that outlives the servers
+/// are chosen and the placement groups exist. Must be awaited on a thread that outlives the servers
 /// (see [`super::process::NodeDir::spawn`]).
 pub(crate) async fn wait_ready(
     cluster: &mut LocalCluster,
@@ -39,25 +36,11 @@ pub(crate) async fn wait_ready(
             wait_joined(cluster, &admin, *number, deadline).await?;
         }
     }
-    match created {
-        true => wait_complete(cluster, &admin, &numbers, deadline, tell).await,
-        false => wait_returned(cluster, &admin, numbers, deadline, tell).await,
-    }
-}
-
-/// Waits for all nodes of a cluster that was just made.
-async fn wait_complete(
-    cluster: &mut LocalCluster,
-    admin: &Admin,
-    numbers: &[u32],
-    deadline: Instant,
-    mut tell: impl FnMut(String),
-) -> CliResult<ClusterStatus> {
     let mut shown = String::new();
     loop {
-        fail_if_any_ended(cluster, numbers)?;
+        fail_if_any_ended(cluster, &numbers)?;
         let lacking = match admin.status(STATUS_LIMIT).await {
-            Ok(status) => match lacking(&status, numbers.len()) {
+            Ok(status) => match lacking(&status, numbers.len(), created) {
                 None => return Ok(status),
                 Some(what) => what,
             },
@@ -73,73 +56,6 @@ async fn wait_complete(
         }
         sleep(POLL).await;
     }
-}
-
-/// Waits for a leader of a cluster that was there before, and for a while for its nodes.
-async fn wait_returned(
-    cluster: &mut LocalCluster,
-    admin: &Admin,
-    mut numbers: Vec<u32>,
-    deadline: Instant,
-    mut tell: impl FnMut(String),
-) -> CliResult<ClusterStatus> {
-    let (mut shown, mut led_since) = (String::new(), None);
-    loop {
-        numbers.retain(|number| match cluster.ended(*number) {
-            None => true,
-            Some(how) => {
-                let log = cluster.node_dir(*number).log_tail();
-                tell(format!("node {number} ended ({how}): {log}"));
-                false
-            }
-        });
-        let lacking = match admin.status(STATUS_LIMIT).await {
-            Ok(status) if status.leader.is_some() => {
-                let missing = missing(cluster, admin, &status, &numbers).await;
-                let led_since = *led_since.get_or_insert_with(Instant::now);
-                if missing.is_empty() {
-                    return Ok(status);
-                }
-                let what = format!("node {} to come back", missing.join(", "));
-                if led_since.elapsed() >= RETURN_LIMIT {
-                    tell(format!("the cluster serves; still waiting for {what}"));
-                    return Ok(status);
-                }
-                what
-            }
-            Ok(_) => "a leader".to_string(),
-            Err(e) if e.exit == Exit::Unreachable || e.exit == Exit::Busy => "a leader".to_string(),
-            Err(e) => return Err(e),
-        };
-        if Instant::now() >= deadline || numbers.is_empty() {
-            return Err(not_ready(&lacking));
-        }
-        if lacking != shown {
-            tell(format!("waiting for {lacking}"));
-            shown = lacking;
-        }
-        sleep(POLL).await;
-    }
-}
-
-/// Nodes that the cluster counts on and that do not serve. One that was removed is not among them.
-async fn missing(
-    cluster: &LocalCluster,
-    admin: &Admin,
-    status: &ClusterStatus,
-    numbers: &[u32],
-) -> Vec<String> {
-    let mut missing = Vec::new();
-    for number in numbers {
-        let Ok(node) = cluster.node(*number) else { continue };
-        let row = status.map.nodes.values().rev().find(|row| row.address == node.address);
-        let Some(row) = row else { continue };
-        // What the map says may be of before the restart.
-        if row.state != NodeState::Up || admin.hello(&node.address).await.is_err() {
-            missing.push(number.to_string());
-        }
-    }
-    missing
 }
 
 async fn wait_joined(
@@ -188,8 +104,9 @@ fn not_ready(lacking: &str) -> CliError {
     )
 }
 
-/// What a cluster that was just made still lacks. It has nothing to repair, so it is only ready when it is fully redundant.
-fn lacking(status: &ClusterStatus, nodes: usize) -> Option<String> {
+/// What the cluster still lacks. One that was just `created` has nothing to repair, so it is only
+/// ready when it is fully redundant; one that returned may catch up while it serves.
+fn lacking(status: &ClusterStatus, nodes: usize, created: bool) -> Option<String> {
     let up = status.map.nodes.values().filter(|n| n.state == NodeState::Up).count();
     let disks = status.map.disks.len();
     let voters = if nodes >= 5 {
@@ -209,7 +126,7 @@ fn lacking(status: &ClusterStatus, nodes: usize) -> Option<String> {
         Some(format!("voters to be chosen ({} of {voters})", status.voters.len()))
     } else if status.map.pgs.is_empty() || !status.map.pgs.values().all(placed) {
         Some("placement groups".into())
-    } else if !status.repair.redundant {
+    } else if created && !status.repair.redundant {
         Some("full redundancy".into())
     } else {
         None

@@ -26,7 +26,7 @@ pub(crate) fn start(path: &Path, here: &MountHere, seeds: &[String]) -> CliResul
         None => mount_log(&std::path::absolute(path).map_err(|e| CliError::local(path, &e))?)?,
     };
     let (file, before) = open_log(&log).map_err(|e| CliError::local(&log, &e))?;
-    command.stderr(file).env(crate::log::TURN_OVER, "1");
+    command.stderr(file);
     // SAFETY: between fork and exec one async-signal-safe system call is made.
     unsafe { command.pre_exec(|| setsid().map(drop).map_err(io::Error::from)) };
     let mut child = command.spawn().map_err(|e| CliError::local("everhold", &e))?;

@@ -3,15 +3,13 @@
 use super::{CallContext, Class, Serve};
 use crate::node::Node;
 use crate::process;
-use everhold_consensus::Consensus;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::rpc::{
-    AddDisk, DiskStatus, GetNodeStatus, GetStatus, Hello, HelloReply, NodeStatus, PrepareLearner,
+    AddDisk, DiskStatus, GetNodeStatus, Hello, HelloReply, NodeStatus, PrepareLearner,
     RegisteredDisk, RemoveDisk, RemovedDisk, RetireLearner, ScrubStatus, StartScrub,
 };
-use everhold_proto::{Error, Kind, RaftId};
+use everhold_proto::{Error, Kind};
 use std::sync::Arc;
-use tokio::time::Instant;
 
 impl Serve for Hello {
     const CLASS: Class = Class::Vital;
@@ -37,31 +35,8 @@ impl Serve for PrepareLearner {
 
 impl Serve for RetireLearner {
     const CLASS: Class = Class::Control;
-    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<(), Error> {
-        check_has_no_seat(node, self.raft, call.deadline).await?;
+    async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
         node.raft.retire(self.raft).await
-    }
-}
-
-/// Whoever calls is not believed: a log is removed only when the leader itself does not count this node any more. This
-/// node's own replica may not know, because a node without a seat hears of no later change.
-async fn check_has_no_seat(node: &Arc<Node>, raft: RaftId, deadline: Instant) -> Result<(), Error> {
-    let has_it = |consensus: Arc<Consensus>| consensus.identity().raft_id == raft;
-    if !node.raft.current().is_some_and(has_it) {
-        return Ok(()); // nothing is removed
-    }
-    let id = node.registration.node();
-    let id = id.ok_or_else(|| Error::new(Kind::Retry, "this node has not registered yet"))?;
-    let counts = match node.is_leader() {
-        true => true,
-        false => {
-            let status = node.call_leader(&GetStatus {}, deadline).await?;
-            status.voters.contains(&id) || status.learners.contains(&id)
-        }
-    };
-    match counts {
-        true => Err(Error::new(Kind::Conflict, format!("{id} has a seat in raft as {raft}"))),
-        false => Ok(()),
     }
 }
 
