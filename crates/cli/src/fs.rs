@@ -9,7 +9,13 @@ use crate::context::seeds;
 use crate::exit::{CliError, CliResult};
 use everhold_client::{Client, ClientOptions};
 use everhold_env::Env;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// When nobody answers for so long, the user is told whom the command tries to reach.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 
 /// Runs one of them with a session of its own.
 pub(crate) async fn run(command: FsCommand, global: &Global) -> CliResult {
@@ -28,7 +34,15 @@ pub(crate) async fn run(command: FsCommand, global: &Global) -> CliResult {
 /// Opens a session with the cluster of `seeds`.
 pub(crate) async fn connect(seeds: &[String], name: &str) -> CliResult<Arc<Client>> {
     let options = ClientOptions { name: name.into(), ..ClientOptions::default() };
-    Ok(Client::connect(Env::real(), seeds, options).await?)
+    let mut connecting = pin!(Client::connect(Env::real(), seeds, options));
+    match timeout(TELL_AFTER, connecting.as_mut()).await {
+        Ok(connected) => Ok(connected?),
+        Err(_) => {
+            let addresses = seeds.join(", ");
+            eprintln!("everhold: nobody answers yet at {addresses}; still trying (Ctrl-C ends it)");
+            Ok(connecting.await?)
+        }
+    }
 }
 
 async fn dispatch(command: FsCommand, client: &Arc<Client>, json: bool) -> CliResult {
