@@ -66,7 +66,7 @@ pub(crate) async fn run(args: DemoArgs, as_json: bool) -> CliResult {
     Err(CliError::new(
         exit,
         format!("the demo failed: {}", report.broken.join("; ")),
-        "run it with --keep DIR and read DIR/cluster/nodeN/log; a loaded machine can break time limits",
+        "run it with --keep DIR and read DIR/cluster/nodeN/log",
     ))
 }
 

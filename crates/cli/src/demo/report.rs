@@ -17,10 +17,13 @@ pub(crate) const REPAIR_START_MAX_MS: u64 = 15_000;
 /// The report; the names of its fields are the JSON's.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Report {
-    /// Nothing was lost, nothing failed, redundancy is restored and every limit holds.
+    /// Nothing was lost, nothing failed, and redundancy is restored.
     pub(crate) pass: bool,
     /// What does not hold.
     pub(crate) broken: Vec<String>,
+    /// What took longer than it does on an idle machine. It decides nothing: `bench` and the reliability table judge
+    /// figures.
+    pub(crate) slow: Vec<String>,
     /// Files written and verified: those copied in and those of the probe.
     pub(crate) files: u64,
     /// Bytes of these.
@@ -89,25 +92,29 @@ impl Report {
         none("files lost", self.files_lost);
         none("files altered", self.files_altered);
         none("operations failed", self.operations_failed);
+        if self.redundancy_restored_after_ms.is_none() {
+            broken.push("redundancy restored: never".into());
+        }
+        let mut slow = Vec::new();
         let mut within = |what: &str, ms: Option<u64>, limit: u64| match ms {
             Some(ms) if ms <= limit => {}
-            Some(ms) => broken.push(format!("{what}: {ms} ms, limit {limit} ms")),
-            None => broken.push(format!("{what}: never")),
+            Some(ms) => slow.push(format!("{what}: {ms} ms, usually below {limit} ms")),
+            None => slow.push(format!("{what}: never")),
         };
         within("longest write stall", Some(self.longest_write_stall_ms), WRITE_STALL_MAX_MS);
         within("longest read stall", Some(self.longest_read_stall_ms), READ_STALL_MAX_MS);
         let leader = self.leader_longest_write_stall_ms.max(self.leader_longest_read_stall_ms);
         within("longest stall for the leader", Some(leader), LEADER_STALL_MAX_MS);
         within("repair started", self.repair_started_after_ms, REPAIR_START_MAX_MS);
-        within("redundancy restored", self.redundancy_restored_after_ms, u64::MAX);
         self.pass = broken.is_empty();
         self.broken = broken;
+        self.slow = slow;
         self
     }
 
     /// Prints it for people.
     pub(crate) fn print(&self) -> CliResult {
-        let mut table = Table::new(&["WHAT", ">FOUND", "LIMIT"]);
+        let mut table = Table::new(&["WHAT", ">FOUND", "USUALLY"]);
         let mut row = |what: &str, found: String, limit: &str| {
             table.row([what.into(), found, limit.into()]);
         };
@@ -159,6 +166,9 @@ impl Report {
         for failure in &self.failures {
             line(format!("  ! {failure}"))?;
         }
+        for what in &self.slow {
+            line(format!("  slow machine: {what}"))?;
+        }
         line(if self.pass {
             "\nPASS: nothing was lost, nothing failed, redundancy is restored".to_string()
         } else {
@@ -182,8 +192,9 @@ mod tests {
         assert!(good.clone().judge().pass);
         assert!(!Report { files_lost: 1, ..good.clone() }.judge().pass);
         assert!(!Report { operations_failed: 1, ..good.clone() }.judge().pass);
-        assert!(!Report { longest_read_stall_ms: 501, ..good.clone() }.judge().pass);
-        assert!(!Report { repair_started_after_ms: None, ..good.clone() }.judge().pass);
+        let slow = Report { longest_read_stall_ms: 501, ..good.clone() }.judge();
+        assert!(slow.pass);
+        assert_eq!(slow.slow, ["longest read stall: 501 ms, usually below 500 ms"]);
         let report = Report { redundancy_restored_after_ms: None, ..good }.judge();
         assert_eq!(report.broken, ["redundancy restored: never"]);
     }
