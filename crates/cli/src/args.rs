@@ -105,7 +105,7 @@ pub(crate) enum Command {
     /// Repair: what is not fully redundant
     #[command(subcommand)]
     Repair(RepairCommand),
-    /// The last transitions of nodes, disks, placement groups and the brake, with their reasons
+    /// The last transitions of nodes, disks and the brake, with their reasons
     Events {
         /// How many
         #[arg(long, default_value_t = 50)]
@@ -113,6 +113,9 @@ pub(crate) enum Command {
         /// Only of these: a node (n3), a disk (d3), a placement group (pg17), brake
         #[arg(long, value_name = "SUBJECT,…", value_delimiter = ',')]
         of: Vec<String>,
+        /// Those of placement groups too: a single repair makes hundreds
+        #[arg(long, conflicts_with = "of")]
+        all: bool,
     },
     /// Measure throughput and cost beside what disk and network can do
     Bench(BenchArgs),
@@ -155,6 +158,10 @@ pub(crate) struct ServerArgs {
     /// Worker threads; without it, one per core
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+    /// Write the log to this file, which has a successor every 16 MiB; three older ones are kept. Without it, to standard
+    /// error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
 }
 
 /// Where a node stands.
@@ -205,8 +212,9 @@ pub(crate) struct MountHere {
     /// Stay in the foreground, until Ctrl-C or `umount`
     #[arg(long)]
     pub(crate) foreground: bool,
-    /// Where the log of a mount in the background goes [default: ~/.local/state/everhold/mount-PATH.log]
-    #[arg(long, value_name = "FILE", conflicts_with = "foreground")]
+    /// Where the log goes; the file has a successor every 16 MiB, and three older ones are kept [default:
+    /// ~/.local/state/everhold/mount-PATH.log, in the foreground standard error]
+    #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
     /// Refuse changes
     #[arg(long)]
@@ -376,6 +384,14 @@ pub(crate) enum NodeCommand {
     Remove {
         /// The node, such as 3 or n3
         node: NodeId,
+    },
+    /// Take a node that does not come back out of the cluster now: its copies are made elsewhere at once, then it is removed
+    Replace {
+        /// The node, such as 3 or n3
+        node: NodeId,
+        /// Give up waiting for its copies after so many seconds; calling it again goes on
+        #[arg(long, default_value_t = 3600)]
+        timeout: u64,
     },
     /// Say where a node stands, whatever its process was started with
     Label {

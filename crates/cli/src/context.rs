@@ -34,12 +34,75 @@ impl Context {
         })
     }
 
-    /// Makes this the context of the commands that follow.
+    /// Makes this the context of the commands that follow, and notes it among the local clusters.
     pub(crate) fn write(&self) -> CliResult<PathBuf> {
         let path = path()?;
         write_file(&path, self)?;
+        let known = known_path()?;
+        let others = read_known(&known)?.into_iter();
+        let mut all: Vec<Context> =
+            others.filter(|other| other.dir != self.dir && other.dir.exists()).collect();
+        all.push(self.clone());
+        let surplus = all.len().saturating_sub(KNOWN_MAX);
+        all.drain(..surplus);
+        write_file(&known, &all)?;
         Ok(path)
     }
+
+    /// The local cluster that a command means: the one that has the addresses of `--cluster`, else that of the last `up`.
+    pub(crate) fn local(global: &Global) -> CliResult<Context> {
+        if global.cluster.is_empty() {
+            return Self::read()?.ok_or_else(|| {
+                CliError::new(
+                    Exit::NotFound,
+                    "there is no local cluster",
+                    "start one with `everhold up`; servers elsewhere are started by their own machine",
+                )
+            });
+        }
+        one_of(read_known(&known_path()?)?, &seeds(global)?)
+    }
+}
+
+/// So many local clusters are remembered, the last ones that were started.
+const KNOWN_MAX: usize = 64;
+
+/// The one cluster of `known` that has one of these addresses.
+fn one_of(known: Vec<Context>, seeds: &[String]) -> CliResult<Context> {
+    let has = |context: &Context| context.cluster.iter().any(|address| seeds.contains(address));
+    let mut found: Vec<Context> = known.into_iter().filter(has).collect();
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(CliError::new(
+            Exit::NotFound,
+            format!("no local cluster has the address {}", seeds.join(",")),
+            "servers elsewhere are started and stopped by their own machine; name a cluster that `everhold up` started here",
+        )),
+        _ => Err(CliError::new(
+            Exit::Conflict,
+            format!(
+                "{} clusters that were started here have the address {}: in {}",
+                found.len(),
+                seeds.join(","),
+                found.iter().map(|c| c.dir.display().to_string()).collect::<Vec<_>>().join(", ")
+            ),
+            "remove the directory of the one that is not used any more, or call `everhold up --dir DIR`",
+        )),
+    }
+}
+
+fn read_known(path: &Path) -> CliResult<Vec<Context>> {
+    let text = match std::fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|e| CliError::local(path, &e))?,
+    };
+    serde_json::from_slice(&text).map_err(|e| {
+        CliError::new(
+            Exit::Failed,
+            format!("{}: {e}", path.display()),
+            "remove this file; `everhold up --dir DIR` notes a cluster again",
+        )
+    })
 }
 
 /// Addresses of the cluster that a command means.
@@ -87,6 +150,11 @@ fn path() -> CliResult<PathBuf> {
     home_or("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("everhold/context.json"))
 }
 
+/// The local clusters that were started, beside the context.
+fn known_path() -> CliResult<PathBuf> {
+    home_or("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("everhold/clusters.json"))
+}
+
 /// Where the log of a mount in the background goes by default: beside the context, named after the mount point.
 pub(crate) fn mount_log(mount_point: &Path) -> CliResult<PathBuf> {
     let name = mount_point.to_string_lossy().trim_matches('/').replace('/', "-");
@@ -115,6 +183,21 @@ fn home_or(variable: &str, fallback: &str) -> CliResult<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A command for one cluster never acts on another one.
+    #[test]
+    fn the_named_cluster_is_found_among_several() {
+        let context = |dir: &str, ports: &[u16]| Context {
+            cluster: ports.iter().map(|port| format!("127.0.0.1:{port}")).collect(),
+            dir: dir.into(),
+        };
+        let known = || vec![context("/a", &[1, 2]), context("/b", &[3]), context("/c", &[3, 4])];
+        let of = |port: u16| one_of(known(), &[format!("127.0.0.1:{port}")]);
+        assert_eq!(of(2).unwrap().dir, Path::new("/a"));
+        assert_eq!(of(4).unwrap().dir, Path::new("/c"));
+        assert_eq!(of(9).unwrap_err().exit, Exit::NotFound);
+        assert_eq!(of(3).unwrap_err().exit, Exit::Conflict);
+    }
 
     #[test]
     fn addresses_are_checked() {

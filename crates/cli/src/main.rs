@@ -17,7 +17,9 @@ mod fs;
 mod generated;
 mod health;
 mod interrupt;
+mod limits;
 mod local;
+mod log;
 mod man;
 mod mount;
 mod node;
@@ -31,18 +33,22 @@ mod up;
 mod views;
 
 use crate::args::{Cli, Command, PgCommand, RepairCommand};
-use crate::exit::CliResult;
+use crate::exit::{CliError, CliResult};
 use clap::Parser;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(&cli.command);
+    if let Err(error) = log::start(&cli.command) {
+        return failed(&error, cli.global.json);
+    }
+    if matches!(cli.command, Command::Server(_) | Command::Mount(_)) {
+        limits::raise_files();
+    }
     // The allocator asks for huge pages, and some systems give them to everybody: to zero 2 MiB for the first small piece
     // of each is a tenth of a server's time, and takes twice the memory.
     if let Err(e) = rustix::thread::disable_transparent_huge_pages(true) {
@@ -67,13 +73,16 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let text = if json { error.to_json().to_string() } else { error.to_string() };
-            // A closed standard error leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{text}");
-            error.exit.into()
-        }
+        Err(error) => failed(&error, json),
     }
+}
+
+/// Tells why the command failed.
+fn failed(error: &CliError, json: bool) -> ExitCode {
+    let text = if json { error.to_json().to_string() } else { error.to_string() };
+    // A closed standard error leaves nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{text}");
+    error.exit.into()
 }
 
 async fn run(cli: Cli) -> CliResult {
@@ -94,25 +103,8 @@ async fn run(cli: Cli) -> CliResult {
         Command::Policy(command) => policy::run(command, &global).await,
         Command::Scrub(command) => scrub::run(command, &global).await,
         Command::Rebalance(command) => rebalance::run(command, &global).await,
-        Command::Events { limit, of } => views::events(&global, limit, &of).await,
+        Command::Events { limit, of, all } => views::events(&global, limit, &of, all).await,
         Command::Bench(args) => bench::run(args, &global).await,
         Command::Man { dir } => man::run(&dir),
     }
-}
-
-/// Logs go to standard error: of a server everything of note, of other commands only warnings.
-fn start_log(command: &Command) {
-    let default = match command {
-        // openraft tells each of its steps at that level.
-        Command::Server(_) => "info,openraft=warn",
-        Command::Mount(_) => "info",
-        _ => "error",
-    };
-    let filter =
-        EnvFilter::try_from_env("EVERHOLD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }

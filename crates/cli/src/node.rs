@@ -30,6 +30,9 @@ pub(crate) async fn run(command: NodeCommand, global: &Global) -> CliResult {
             orders::drain(node, cancel, wait, global).await
         }
         NodeCommand::Remove { node } => orders::remove(node, global).await,
+        NodeCommand::Replace { node, timeout } => {
+            orders::replace(node, Duration::from_secs(timeout), global).await
+        }
         NodeCommand::Label { node, region, zone, rack, host, reset } => {
             let given = orders::Given { region, zone, rack, host };
             orders::label(node, given, reset, global).await
@@ -37,30 +40,26 @@ pub(crate) async fn run(command: NodeCommand, global: &Global) -> CliResult {
     }
 }
 
-/// The local cluster that is meant, with its nodes left running when this program ends.
-fn local() -> CliResult<LocalCluster> {
-    let context = Context::read()?.ok_or_else(|| {
-        CliError::new(
-            Exit::NotFound,
-            "there is no local cluster",
-            "start one with `everhold up`; servers elsewhere are started by their own machine",
-        )
-    })?;
-    LocalCluster::open(&context.dir, Lifetime::Detached)
+/// The local cluster that is meant, with its nodes left running when this program ends, and the number that the node has in
+/// it.
+fn local(node: NodeId, global: &Global) -> CliResult<(LocalCluster, u32)> {
+    let cluster = LocalCluster::open(&Context::local(global)?.dir, Lifetime::Detached)?;
+    let number = cluster.number_of(node)?;
+    Ok((cluster, number))
 }
 
 async fn start(node: NodeId, global: &Global) -> CliResult {
-    let mut cluster = local()?;
-    let address = cluster.node(node.0)?.address.clone();
-    if let Some(pid) = cluster.node_dir(node.0).running() {
+    let (mut cluster, number) = local(node, global)?;
+    let address = cluster.node(number)?.address.clone();
+    if let Some(pid) = cluster.node_dir(number).running() {
         return report(global, node, pid, "runs already");
     }
-    let pid = cluster.start(node.0)?;
+    let pid = cluster.start(number)?;
     let admin = Admin::new(std::slice::from_ref(&address));
     let deadline = Instant::now() + SERVE_LIMIT;
     while admin.hello(&address).await.is_err() {
-        let dir = cluster.node_dir(node.0);
-        let ended = cluster.ended(node.0);
+        let dir = cluster.node_dir(number);
+        let ended = cluster.ended(number);
         if ended.is_some() || Instant::now() >= deadline {
             let how = ended.unwrap_or_else(|| "it does not answer".into());
             return Err(CliError::new(
@@ -75,9 +74,8 @@ async fn start(node: NodeId, global: &Global) -> CliResult {
 }
 
 fn stop(node: NodeId, kill: bool, global: &Global) -> CliResult {
-    let mut cluster = local()?;
-    cluster.node(node.0)?;
-    let Some(pid) = cluster.node_dir(node.0).running() else {
+    let (mut cluster, number) = local(node, global)?;
+    let Some(pid) = cluster.node_dir(number).running() else {
         return Err(CliError::new(
             Exit::NotFound,
             format!("node {} does not run", node.0),
@@ -85,9 +83,9 @@ fn stop(node: NodeId, kill: bool, global: &Global) -> CliResult {
         ));
     };
     if kill {
-        cluster.kill(node.0)?
+        cluster.kill(number)?
     } else {
-        cluster.stop(node.0)?
+        cluster.stop(number)?
     }
     report(global, node, pid, if kill { "killed" } else { "stopped" })
 }

@@ -3,6 +3,7 @@
 use crate::args::{LabelArgs, ServerArgs};
 use crate::exit::{CliError, CliResult, Exit, of_kind};
 use crate::interrupt::Interrupt;
+use crate::limits::{connections, files_max};
 use crate::output::line;
 use everhold_env::Env;
 use everhold_proto::map::Labels;
@@ -43,6 +44,12 @@ fn config(args: ServerArgs) -> CliResult<ServerConfig> {
     config.capacity = args.capacity;
     if let Some(segment) = args.segment_size {
         config.segment_bytes = segment;
+    }
+    let wanted = config.load.connections_max;
+    config.load.connections_max = connections(wanted, files_max());
+    if config.load.connections_max < wanted {
+        let (most, files) = (config.load.connections_max, files_max());
+        tracing::warn!(most, files, "few files may be open at once: fewer connections are taken");
     }
     config.validate().map_err(|e| start_error(e.into()))?;
     Ok(config)

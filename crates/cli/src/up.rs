@@ -40,7 +40,10 @@ pub(crate) async fn run(args: UpArgs, as_json: bool) -> CliResult {
     };
     let started = interrupt.guard(wait_ready(&mut cluster, tell)).await;
     if let Err(e) = started {
-        cluster.stop_all(STOP_LIMIT);
+        // Nodes in the background may serve, and what they lack may come.
+        if !args.detach {
+            cluster.stop_started(STOP_LIMIT);
+        }
         return Err(e);
     }
     let context = Context { cluster: cluster.file().addresses(), dir };

@@ -81,12 +81,12 @@ pub(crate) async fn repair(global: &Global) -> CliResult {
     if table.is_empty() { Ok(()) } else { table.print() }
 }
 
-/// `everhold events`.
-pub(crate) async fn events(global: &Global, limit: u32, of: &[String]) -> CliResult {
+/// `everhold events`: of placement groups only when they are asked for, because they hide everything else.
+pub(crate) async fn events(global: &Global, limit: u32, of: &[String], all: bool) -> CliResult {
     // Filtered here, so that the limit counts what is shown.
-    let ask = rpc::GetEvents { limit: if of.is_empty() { limit } else { u32::MAX } };
+    let ask = rpc::GetEvents { limit: if all { limit } else { u32::MAX } };
     let mut events = Admin::new(&seeds(global)?).leader(&ask, LEADER_LIMIT).await?;
-    events.retain(|event| of.is_empty() || of.contains(&event.subject));
+    events.retain(|event| is_shown(&event.subject, of, all));
     let surplus = events.len().saturating_sub(limit as usize);
     events.drain(..surplus);
     if global.json {
@@ -98,4 +98,24 @@ pub(crate) async fn events(global: &Global, limit: u32, of: &[String]) -> CliRes
         table.row([time(event.wall), index, event.subject, event.text]);
     }
     table.print()
+}
+
+fn is_shown(subject: &str, of: &[String], all: bool) -> bool {
+    let asked = of.iter().any(|wanted| wanted == subject);
+    all || asked || (of.is_empty() && !subject.starts_with("pg"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Groups are shown when they are asked for, one by one or all.
+    #[test]
+    fn groups_do_not_hide_nodes() {
+        let of = |subjects: &[&str]| subjects.iter().map(|s| String::from(*s)).collect::<Vec<_>>();
+        assert!(is_shown("n3", &[], false) && is_shown("brake", &[], false));
+        assert!(!is_shown("pg17", &[], false) && is_shown("pg17", &[], true));
+        assert!(is_shown("pg17", &of(&["n3", "pg17"]), false));
+        assert!(!is_shown("d3", &of(&["n3", "pg17"]), false));
+    }
 }

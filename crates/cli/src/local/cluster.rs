@@ -3,6 +3,7 @@
 use crate::exit::{CliError, CliResult, Exit};
 use crate::local::file::{ClusterFile, LocalNode};
 use crate::local::process::{NodeDir, STOP_LIMIT};
+use everhold_proto::NodeId;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,7 +20,7 @@ pub(crate) enum Lifetime {
     Detached,
 }
 
-/// A local cluster; its servers are stopped when it is dropped, unless they are detached.
+/// A local cluster; the servers that it started are stopped when it is dropped, unless they are detached.
 pub(crate) struct LocalCluster {
     dir: PathBuf,
     file: ClusterFile,
@@ -61,6 +62,25 @@ impl LocalCluster {
                 format!("its nodes are 1 to {}; see `everhold node ls`", self.file.nodes.len()),
             )
         })
+    }
+
+    /// The number here of the node that the cluster calls `id`. They are the same unless a node lost its directory and joined
+    /// anew; a node that never joined has its number for an id.
+    pub(crate) fn number_of(&self, id: NodeId) -> CliResult<u32> {
+        let numbers = self.file.nodes.iter().map(|node| node.number);
+        let named = numbers.clone().find(|number| self.node_dir(*number).id() == Some(id));
+        if let Some(number) = named {
+            return Ok(number);
+        }
+        let number = self.node(id.0)?.number;
+        match self.node_dir(number).id() {
+            None => Ok(number),
+            Some(other) => Err(CliError::new(
+                Exit::NotFound,
+                format!("node {id} is not here any more: its directory is that of {other} now"),
+                format!("name {other}; if {id} is lost for good, `everhold node replace {id}`"),
+            )),
+        }
     }
 
     /// The number of the node that listens on `address`.
@@ -126,8 +146,18 @@ impl LocalCluster {
 
     /// Stops all nodes: all are asked at once, and those that did not end within the limit are killed.
     pub(crate) fn stop_all(&mut self, limit: Duration) {
-        let dirs: Vec<NodeDir> =
-            self.file.nodes.iter().map(|node| self.node_dir(node.number)).collect();
+        let numbers = self.file.nodes.iter().map(|node| node.number).collect();
+        self.stop_these(numbers, limit);
+    }
+
+    /// Stops those that this program started; what others started goes on.
+    pub(crate) fn stop_started(&mut self, limit: Duration) {
+        let numbers = self.children.keys().copied().collect();
+        self.stop_these(numbers, limit);
+    }
+
+    fn stop_these(&mut self, numbers: Vec<u32>, limit: Duration) {
+        let dirs: Vec<NodeDir> = numbers.into_iter().map(|number| self.node_dir(number)).collect();
         for dir in &dirs {
             dir.signal(Signal::TERM);
         }
@@ -188,7 +218,7 @@ impl LocalCluster {
 impl Drop for LocalCluster {
     fn drop(&mut self) {
         if self.lifetime == Lifetime::WithParent {
-            self.stop_all(STOP_LIMIT);
+            self.stop_started(STOP_LIMIT);
         }
     }
 }

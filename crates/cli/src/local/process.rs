@@ -1,6 +1,7 @@
 //! One server process: started so that it ends with its parent (or detached), found again through
 //! its pid file, and stopped by signal with a deadline.
 
+use everhold_proto::NodeId;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal, setsid};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -60,6 +61,7 @@ impl NodeDir {
         let log: File = OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("server").arg("--dir").arg(&self.0).args(arguments);
+        command.arg("--log").arg(self.log());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let parent = rustix::process::getpid();
         let in_child = move || {
@@ -80,6 +82,13 @@ impl NodeDir {
         let child = command.spawn()?;
         std::fs::write(self.0.join("pid"), format!("{}\n", child.id()))?;
         Ok(child)
+    }
+
+    /// The id that the cluster gave the node of this directory; `None` before it has joined.
+    pub(crate) fn id(&self) -> Option<NodeId> {
+        let text = std::fs::read(self.0.join("node.json")).ok()?;
+        let file: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        Some(NodeId(u32::try_from(file["node"].as_u64()?).ok()?))
     }
 
     /// The pid of the running server of this directory.

@@ -25,6 +25,7 @@ pub(crate) fn start(path: &Path, here: &MountHere, seeds: &[String]) -> CliResul
         Some(log) => log.clone(),
         None => mount_log(&std::path::absolute(path).map_err(|e| CliError::local(path, &e))?)?,
     };
+    command.arg("--log").arg(&log);
     let (file, before) = open_log(&log).map_err(|e| CliError::local(&log, &e))?;
     command.stderr(file);
     // SAFETY: between fork and exec one async-signal-safe system call is made.

@@ -6,11 +6,11 @@ use crate::context::seeds;
 use crate::exit::{CliError, CliResult, Exit};
 use crate::output::{json, line, size};
 use everhold_proto::command::MapCommand;
-use everhold_proto::map::{ClusterMap, Labels};
+use everhold_proto::map::{ClusterMap, Labels, NodeState};
 use everhold_proto::rpc::{ChangeMap, ClusterStatus};
 use everhold_proto::{DiskId, NodeId};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How often a drain is looked at.
 const POLL: Duration = Duration::from_millis(500);
@@ -60,6 +60,60 @@ pub(super) async fn remove(node: NodeId, global: &Global) -> CliResult {
         true,
         "its process ends by itself, and its directory may be deleted",
     )
+}
+
+/// Takes the place of a node that does not come back: what it held is made anew elsewhere without the patience that a node
+/// gets that may return, and then it is removed. One that answers is refused: it is drained instead.
+pub(super) async fn replace(node: NodeId, limit: Duration, global: &Global) -> CliResult {
+    let admin = Admin::new(&seeds(global)?);
+    let status = admin.status(LEADER_LIMIT).await?;
+    check_lost(&status.map, node)?;
+    let order = ChangeMap(MapCommand::DrainNode { node, on: true });
+    admin.leader(&order, LEADER_LIMIT).await.map_err(explain)?;
+    let deadline = Instant::now() + limit;
+    let mut shown = None;
+    loop {
+        let status = admin.status(LEADER_LIMIT).await?;
+        check_lost(&status.map, node)?;
+        let (places, bytes) = left(&status.map, node);
+        let votes = has_seat(&status, node);
+        if places == 0 && !votes {
+            return remove(node, global).await;
+        }
+        if Instant::now() >= deadline {
+            return Err(CliError::new(
+                Exit::Busy,
+                format!("node {node} has {places} places still after {} s", limit.as_secs()),
+                format!("see `everhold health`; then `everhold node replace {node}` goes on"),
+            ));
+        }
+        if !global.json && shown != Some((places, votes)) {
+            let seat = if votes { ", and its vote" } else { "" };
+            let bytes = size(bytes, false);
+            line(format!("node {node}: {places} places, {bytes} to make elsewhere{seat}"))?;
+            shown = Some((places, votes));
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Refuses what is not lost: a node that answers has its own copies to give.
+fn check_lost(map: &ClusterMap, node: NodeId) -> CliResult {
+    match map.nodes.get(&node).map(|row| row.state) {
+        Some(NodeState::Down | NodeState::Out) => Ok(()),
+        Some(state) => Err(CliError::new(
+            Exit::Conflict,
+            format!("node {node} is {state}, not lost"),
+            format!(
+                "`everhold node drain {node} --wait` empties a node that answers, then `everhold node remove {node}`"
+            ),
+        )),
+        None => Err(CliError::new(
+            Exit::NotFound,
+            format!("the cluster has no node {node}"),
+            "see `everhold node ls`",
+        )),
+    }
 }
 
 /// Labels that were given; the others stay.
