@@ -34,6 +34,8 @@ pub struct Consensus {
     pub(crate) raft: Raft,
     pub(crate) receiver: Receiver,
     pub(crate) command_bytes_max: usize,
+    /// Knows the numbers that the cluster gave, beside those in the log.
+    pub(crate) known: Arc<dyn RaftTransport>,
     log: Log,
     host: Host,
     barrier: Barrier,
@@ -72,6 +74,7 @@ impl Consensus {
         check_state(dir, &log, &host, &opening)?;
         let me = identity.raft_id.0;
         let directory = Directory::default();
+        let known = transport.clone();
         let network = Network { env: env.clone(), transport, directory: directory.clone(), me };
         let raft = scoped(env, Raft::new(me, raft_config, network, log.clone(), host.clone()))
             .await
@@ -101,6 +104,7 @@ impl Consensus {
             env: env.clone(),
             receiver: Receiver::new(env.clone(), host.clone(), raft.clone()),
             command_bytes_max: config.command_bytes_max(),
+            known,
             log,
             barrier: Barrier::new(env.clone(), raft.clone(), config.timing.election_max * 2),
             raft,

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use everhold_env::Env;
 use everhold_proto::checksum::crc32c;
-use everhold_proto::{Error, Kind, codec};
+use everhold_proto::{Error, Kind, RaftId, codec};
 use futures_util::Stream;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -53,6 +53,10 @@ pub trait RaftTransport: Send + Sync + 'static {
         body: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, Error>;
+
+    /// Whether the cluster gave this number to one of its nodes, as far as this node knows without asking. A replica that was
+    /// away while the group changed finds in its own log neither the new members nor who leads them.
+    fn is_known(&self, raft: RaftId) -> bool;
 }
 
 /// One message of a snapshot's transfer.

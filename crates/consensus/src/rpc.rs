@@ -6,13 +6,17 @@ use crate::answer::stopped;
 use crate::log::INDEX_MAX;
 use crate::network::{RaftRpc, SnapshotMessage};
 use crate::scope::scoped;
-use crate::types::{Entry, Types, membership_is_sound};
+use crate::types::{Entry, Types, Vote, membership_is_sound};
 use bytes::Bytes;
 use everhold_proto::{Error, Kind, RaftId, codec};
 use openraft::EntryPayload;
+use openraft::async_runtime::WatchReceiver;
 use openraft::error::{Infallible, RaftError};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::{Serialize, de::DeserializeOwned};
+
+/// A replica was away for at most so many elections: one a second makes that in 136 years.
+const TERM_JUMP_MAX: u64 = 1 << 32;
 
 impl Consensus {
     /// Handles a message of another member and gives the answer's body. The server has checked before that the
@@ -25,17 +29,30 @@ impl Consensus {
         match what {
             RaftRpc::Append => {
                 let request = self.sound_append(self.decode(&body)?)?;
+                self.check_sender(&request.vote)?;
                 answer(self.raft.append_entries(request).await)
             }
-            RaftRpc::Vote => answer(self.raft.vote(sound_vote(self.decode(&body)?)?).await),
-            RaftRpc::PreVote => answer(self.raft.pre_vote(sound_vote(self.decode(&body)?)?).await),
+            RaftRpc::Vote => {
+                let request = sound_vote(self.decode(&body)?)?;
+                self.check_sender(&request.vote)?;
+                answer(self.raft.vote(request).await)
+            }
+            RaftRpc::PreVote => {
+                let request = sound_vote(self.decode(&body)?)?;
+                self.check_sender(&request.vote)?;
+                answer(self.raft.pre_vote(request).await)
+            }
             RaftRpc::Transfer => {
                 let request: TransferLeaderRequest<Types> = self.decode(&body)?;
+                self.check_sender(request.from_leader())?;
                 let result = self.raft.handle_transfer_leader(request).await;
                 answer(result.map_err(RaftError::Fatal))
             }
             RaftRpc::Snapshot => {
                 let message: SnapshotMessage = self.decode(&body)?;
+                if let SnapshotMessage::Begin { vote, .. } = &message {
+                    self.check_sender(vote)?;
+                }
                 Ok(encode(&self.receiver.handle(message).await))
             }
         }
@@ -52,6 +69,26 @@ impl Consensus {
             return Err(Error::new(Kind::NotFound, message));
         }
         Ok(message)
+    }
+
+    /// Refuses who is no member, and terms that no group reaches: nothing follows a term without successors, and nobody can
+    /// take it back. A replica without members yet waits for whoever adds it.
+    fn check_sender(&self, vote: &Vote) -> Result<(), Error> {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let (term, sender) = (vote.leader_id.term, vote.leader_id.node_id);
+        if term.saturating_sub(now.current_term) > TERM_JUMP_MAX {
+            let message = format!("term {term} is far beyond {}", now.current_term);
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let membership = now.membership_config.membership();
+        let mut members = membership.nodes().map(|(id, _)| *id).peekable();
+        let founded = members.peek().is_some();
+        if founded && !members.any(|id| id == sender) && !self.known.is_known(RaftId(sender)) {
+            let message = format!("{} is no member of this group", RaftId(sender));
+            return Err(Error::new(Kind::Conflict, message));
+        }
+        Ok(())
     }
 
     fn sound_append(

@@ -73,6 +73,18 @@ pub struct Node {
     pub mark: u64,
 }
 
+/// Digests of marks are below this, and only one mark in two thousand million is.
+const MARK_DIGESTS: u64 = 1 << 33;
+
+/// What is told of a node's mark instead of it: 32 bits that tell other marks from it, and leave as many unknown. 0 stays 0,
+/// and a digest stays what it is.
+pub fn told_mark(mark: u64) -> u64 {
+    if mark < MARK_DIGESTS {
+        return mark;
+    }
+    MARK_DIGESTS / 2 | u64::from(crate::checksum::crc32c(&mark.to_le_bytes()))
+}
+
 impl Node {
     /// The failure domain that copies spread over: its zone, or itself when it has none.
     pub fn zone(&self) -> String {
@@ -324,6 +336,13 @@ impl ClusterMap {
         disks.peek().is_some() && disks.all(leaves)
     }
 
+    /// The map as it is told to others: of the marks of nodes only digests are in it ([`told_mark`]), because whoever knows
+    /// a mark can register in the name of its node.
+    pub fn told(mut self) -> Self {
+        self.nodes.values_mut().for_each(|node| node.mark = told_mark(node.mark));
+        self
+    }
+
     /// Whether all disks of a node that has several are far slower than those of others: then it is the node that is slow.
     pub fn is_slow(&self, node: NodeId) -> bool {
         let disks: Vec<&Disk> = self.disks.values().filter(|disk| disk.node == node).collect();
@@ -356,4 +375,20 @@ pub struct Event {
     pub subject: String,
     /// What happened and why, one line.
     pub text: String,
+}
+
+#[cfg(test)]
+mod mark_tests {
+    use super::*;
+
+    /// Who is told a map cannot register with what is in it, but can tell whether a mark is another one.
+    #[test]
+    fn a_mark_is_not_told() {
+        let mark = 0xfeed_beef_dead_cafe;
+        let told = told_mark(mark);
+        assert!(told != 0 && told < MARK_DIGESTS);
+        assert_eq!(told_mark(told), told, "whoever tells it on tells the same");
+        assert_ne!(told_mark(mark + 1), told);
+        assert_eq!(told_mark(0), 0, "a node without a mark has none");
+    }
 }

@@ -6,7 +6,7 @@ use crate::error::StartError;
 use everhold_client::Wire;
 use everhold_env::Env;
 use everhold_proto::codec::FORMAT_VERSION;
-use everhold_proto::map::Node;
+use everhold_proto::map::{Node, told_mark};
 use everhold_proto::rpc::{GetMap, Hello, HelloReply};
 use everhold_proto::{ClusterId, Epoch};
 use futures_util::future::join_all;
@@ -66,7 +66,8 @@ pub(crate) async fn check_age(env: &Env, wire: &Wire, file: &NodeFile) -> Result
     for answer in join_all(questions).await {
         let map = answer.ok().and_then(|got| got.map);
         let row = map.and_then(|map| map.nodes.into_values().find(|node| node.uuid == uuid));
-        let newer = |node: &Node| node.boot > file.boot && !file.marks.contains(&node.mark);
+        let is_ours = |told: u64| file.marks.iter().any(|mark| told_mark(*mark) == told_mark(told));
+        let newer = |node: &Node| node.boot > file.boot && !is_ours(node.mark);
         if let Some(node) = row.filter(|node| node.mark != 0 && newer(node)) {
             return Err(StartError::RolledBack { node: node.id, boot: node.boot, ours: file.boot });
         }

@@ -64,6 +64,11 @@ impl RaftSeat {
         self.current.load_full()
     }
 
+    /// Whether this node has the seat with this id.
+    pub(crate) fn holds(&self, raft: RaftId) -> bool {
+        self.current().is_some_and(|consensus| consensus.identity().raft_id == raft)
+    }
+
     /// Takes the seat that the node had when it was stopped, if any.
     pub(crate) async fn resume(&self) -> Result<(), StartError> {
         let mut watching = self.changing.lock().await;
@@ -224,6 +229,10 @@ impl RaftTransport for WireTransport {
         let address = map.nodes.get(&to.node).map_or(&to.address, |node| &node.address);
         let until = self.wire.env().clock.now() + deadline;
         self.wire.post_raw(address, &path(what), body, until).await
+    }
+
+    fn is_known(&self, raft: RaftId) -> bool {
+        self.map.current().nodes.values().any(|node| node.raft == Some(raft))
     }
 }
 

@@ -105,6 +105,43 @@ fn a_message_for_another_member_at_this_address_is_refused() {
     });
 }
 
+/// Who is no member neither leads nor is voted for, and nobody moves a group to a term that has no successors.
+#[test]
+fn strangers_and_impossible_terms_are_refused() {
+    run(async {
+        let group = Group::of(1, small(), 604).await;
+        let replica = group.replica(1);
+        let term = replica.status().term;
+        let vote = |term, of| VoteRequest::<Types> {
+            vote: Vote::new(term, of),
+            last_log_id: Some(log_id(term, 1 << 20)),
+            leadership_transfer: true,
+        };
+        let append = |term, of| AppendEntriesRequest::<Types> {
+            vote: Vote::new_committed(term, of),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        for (from, term, kind) in [(9, term + 1, Kind::Conflict), (1, u64::MAX, Kind::Invalid)] {
+            for (what, body) in [
+                (RaftRpc::Vote, addressed(1, &vote(term, from))),
+                (RaftRpc::PreVote, addressed(1, &vote(term, from))),
+                (RaftRpc::Append, addressed(1, &append(term, from))),
+                (RaftRpc::Snapshot, {
+                    let begins = begin(Vote::new_committed(term, from), Some(log_id(1, 9)));
+                    addressed(1, &begins)
+                }),
+            ] {
+                let refused = replica.handle_rpc(what, body).await.unwrap_err();
+                assert_eq!(refused.kind, kind, "{what:?} of {from} in term {term}");
+            }
+        }
+        assert_eq!(replica.status().term, term);
+        group.propose("still here").await;
+    });
+}
+
 async fn send(replica: &Consensus, message: SnapshotMessage) -> SnapshotReply {
     let body = addressed(1, &message);
     codec::decode(&replica.handle_rpc(RaftRpc::Snapshot, body).await.unwrap()).unwrap()

@@ -84,6 +84,10 @@ impl RaftTransport for Link {
             _ => Err(Error::new(Kind::Retry, "no connection")),
         }
     }
+
+    fn is_known(&self, raft: RaftId) -> bool {
+        self.mesh.replicas.lock().contains_key(&address(raft.0))
+    }
 }
 
 struct Node {

@@ -20,6 +20,10 @@ impl RaftTransport for Direct {
             None => Err(Error::new(Kind::Retry, "no connection")),
         }
     }
+
+    fn is_known(&self, raft: RaftId) -> bool {
+        self.0.replicas.lock().contains_key(&address(raft.0))
+    }
 }
 
 async fn open(mesh: &Arc<Mesh>, dir: &Path, number: u64, new: bool) -> Arc<Consensus> {

@@ -38,7 +38,7 @@ pub(crate) async fn cluster_status(
     let mut health = health::findings(&map, &repair, brake.as_deref(), &members.voters, &breakers);
     health.extend(node.feed.overdue(now).into_iter().map(|overdue| held_up(node, &overdue)));
     Ok(ClusterStatus {
-        map,
+        map: map.told(),
         leader: raft.leader.map(|leader| leader.node),
         term: raft.term,
         voters: members.voters.into_iter().collect(),

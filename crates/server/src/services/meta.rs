@@ -292,7 +292,7 @@ impl Serve for GetMap {
     const CLASS: Class = Class::Vital;
     async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<GotMap, Error> {
         let map = node.local_map()?;
-        let map = (map.epoch > self.known).then(|| (*map).clone());
+        let map = (map.epoch > self.known).then(|| (*map).clone().told());
         Ok(GotMap { map, leader: node.leader_hint() })
     }
 }

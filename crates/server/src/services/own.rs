@@ -5,11 +5,16 @@ use crate::node::Node;
 use crate::process;
 use everhold_proto::codec::FORMAT_VERSION;
 use everhold_proto::rpc::{
-    AddDisk, DiskStatus, GetNodeStatus, Hello, HelloReply, NodeStatus, PrepareLearner,
-    RegisteredDisk, RemoveDisk, RemovedDisk, RetireLearner, ScrubStatus, StartScrub,
+    AddDisk, ClusterStatus, DiskStatus, GetNodeStatus, GetStatus, Hello, HelloReply, NodeStatus,
+    PrepareLearner, RegisteredDisk, RemoveDisk, RemovedDisk, RetireLearner, ScrubStatus,
+    StartScrub,
 };
 use everhold_proto::{Error, Kind};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The leader that asks gives up after five seconds.
+const PROOF_LIMIT: Duration = Duration::from_secs(4);
 
 impl Serve for Hello {
     const CLASS: Class = Class::Vital;
@@ -26,18 +31,45 @@ impl Serve for Hello {
 
 impl Serve for PrepareLearner {
     const CLASS: Class = Class::Control;
-    async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<(), Error> {
         let id = node.registration.node();
         let id = id.ok_or_else(|| Error::new(Kind::Retry, "this node has not registered yet"))?;
+        if node.raft.holds(self.raft) {
+            return Ok(());
+        }
+        // An id that was never given would spoil all that are given later.
+        let status = cluster_says(node, call).await?;
+        if status.map.nodes.get(&id).and_then(|row| row.raft) != Some(self.raft) {
+            let message = format!("the cluster has not given {} to {id}", self.raft);
+            return Err(Error::new(Kind::Conflict, message));
+        }
         node.raft.prepare(id, self.raft).await
     }
 }
 
 impl Serve for RetireLearner {
     const CLASS: Class = Class::Control;
-    async fn serve(self, node: &Arc<Node>, _: &CallContext) -> Result<(), Error> {
+    async fn serve(self, node: &Arc<Node>, call: &CallContext) -> Result<(), Error> {
+        if !node.raft.holds(self.raft) {
+            return Ok(());
+        }
+        let status = cluster_says(node, call).await?;
+        let id = node.registration.node();
+        let member =
+            id.is_some_and(|id| status.voters.contains(&id) || status.learners.contains(&id));
+        if member {
+            let message = format!("this node has a seat in Raft as {}", self.raft);
+            return Err(Error::new(Kind::Conflict, message));
+        }
         node.raft.retire(self.raft).await
     }
+}
+
+/// What the leader says that this node itself looks up: a caller may be anybody, and what it says proves nothing. The log of a
+/// replica that was taken out of the group usually ends before the entry that did it, so its own state cannot tell.
+async fn cluster_says(node: &Arc<Node>, call: &CallContext) -> Result<ClusterStatus, Error> {
+    let deadline = call.deadline.min(node.env.clock.now() + PROOF_LIMIT);
+    node.call_leader(&GetStatus {}, deadline).await
 }
 
 impl Serve for StartScrub {
