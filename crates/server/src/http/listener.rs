@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ const HEAD_LIMIT: Duration = Duration::from_secs(60);
 const SEND_LIMIT: Duration = Duration::from_secs(30);
 /// After a stop, connections have this long to finish their call.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// Without descriptors, the next connection is tried after so long.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 /// Largest request head; ours are below 1 KiB. It also bounds one read of a body.
 const READ_BUFFER_BYTES_MAX: usize = 1 << 20;
 /// Most headers of a request; ours have under ten.
@@ -81,13 +84,21 @@ pub(crate) async fn serve<H: Handler>(
                 let served = connect(handler.clone(), stream, connection, place, stop.clone());
                 env.tasks.detach(served);
             }
+            // Nothing of this ends the server.
+            Err(e) if is_of_the_peer(&e) => tracing::debug!(error = %e, "a peer is gone already"),
             Err(e) => {
-                // Out of descriptors, or a peer that is gone already: neither is final.
-                tracing::warn!(error = %e, "accept failed");
-                env.clock.sleep(Duration::from_millis(50)).await;
+                // Out of descriptors or memory: those who wait in the system's queue are taken when there are some again.
+                tracing::warn!(error = %e, "no connection can be taken");
+                env.clock.sleep(SHORTAGE_PAUSE).await;
             }
         }
     }
+}
+
+/// Whether a failed accept says something of that peer only: the next one is taken at once.
+fn is_of_the_peer(e: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+    matches!(e.kind(), ConnectionAborted | ConnectionReset | InvalidInput | NotConnected)
 }
 
 async fn connect<H: Handler>(
@@ -141,5 +152,19 @@ struct Closing<H: Handler> {
 impl<H: Handler> Drop for Closing<H> {
     fn drop(&mut self) {
         self.handler.closed(&self.connection);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shortage of this process is waited out; what a peer did is not.
+    #[test]
+    fn only_a_shortage_makes_a_pause() {
+        const ECONNABORTED: i32 = 103;
+        const EMFILE: i32 = 24;
+        assert!(is_of_the_peer(&io::Error::from_raw_os_error(ECONNABORTED)));
+        assert!(!is_of_the_peer(&io::Error::from_raw_os_error(EMFILE)));
     }
 }
