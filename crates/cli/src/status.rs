@@ -5,7 +5,7 @@ use crate::connect::{Admin, LEADER_LIMIT};
 use crate::context::seeds;
 use crate::exit::CliResult;
 use crate::output::{Table, duration, json, line, rate, size};
-use everhold_proto::map::{Node, NodeState};
+use everhold_proto::map::{ClusterMap, Node, NodeState};
 use everhold_proto::rpc::{BreakerStatus, ClusterStatus, Finding, NodeStatus, RepairStatus};
 use everhold_proto::{ClusterId, Epoch, NodeId};
 use futures_util::future::join_all;
@@ -130,7 +130,7 @@ pub(crate) async fn run(global: &Global) -> CliResult {
         size(status.bytes, false)
     ))?;
     print_nodes(&nodes)?;
-    line(redundancy(&status.repair))?;
+    line(redundancy(&status.repair, &status.map))?;
     if let Some(reason) = &status.brake {
         line(format!("brake: bulk repair and deletion are held: {reason}"))?;
     }
@@ -191,7 +191,7 @@ pub(crate) fn print_nodes(nodes: &[NodeView]) -> CliResult {
 }
 
 /// Redundancy in one line.
-pub(crate) fn redundancy(repair: &RepairStatus) -> String {
+pub(crate) fn redundancy(repair: &RepairStatus, map: &ClusterMap) -> String {
     let lost = match repair.blocks_lost {
         0 => String::new(),
         n => format!("; {n} BLOCKS HAVE NO COPY LEFT"),
@@ -199,17 +199,65 @@ pub(crate) fn redundancy(repair: &RepairStatus) -> String {
     if repair.redundant {
         return format!("redundancy: full{lost}");
     }
-    let eta = repair
-        .eta_seconds
-        .filter(|s| s.is_finite() && *s >= 0.0)
-        .and_then(|s| Duration::try_from_secs_f64(s).ok())
-        .map_or(String::new(), |d| format!(", ready in about {}", duration(d)));
     format!(
-        "redundancy: {} copies missing ({}), {} groups degraded, {} at risk; repairing {}{eta}{lost}",
+        "redundancy: {} copies missing ({}), {} groups degraded, {} at risk; {}{lost}",
         repair.copies_missing,
         size(repair.bytes_missing, false),
         repair.pgs_degraded,
         repair.pgs_at_risk,
-        rate(repair.bytes_per_second),
+        progress(repair, map),
     )
+}
+
+/// What is done about missing copies. Where a node is waited for, a rate says nothing about the end.
+fn progress(repair: &RepairStatus, map: &ClusterMap) -> String {
+    let is_waited_for = |node: &&Node| node.state == NodeState::Down;
+    let waited: Vec<String> =
+        map.nodes.values().filter(is_waited_for).map(|node| node.id.to_string()).collect();
+    if !waited.is_empty() {
+        let waiting = format!("waiting for {} before copies are made elsewhere", waited.join(", "));
+        return match repair.bytes_per_second {
+            some if some >= 1.0 => format!("{waiting}; repairing {}", rate(some)),
+            _ => waiting,
+        };
+    }
+    let eta = repair
+        .eta_seconds
+        .filter(|s| s.is_finite() && *s >= 0.0)
+        .and_then(|s| Duration::try_from_secs_f64(s).ok());
+    match eta {
+        Some(eta) => {
+            format!("repairing {}, ready in about {}", rate(repair.bytes_per_second), duration(eta))
+        }
+        None => "waiting to be repaired".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An end is named only where copies move and nobody is waited for.
+    #[test]
+    fn waiting_is_told_as_waiting() {
+        let mut map = ClusterMap::default();
+        let mut repair = RepairStatus { bytes_missing: 1 << 20, ..Default::default() };
+        assert!(redundancy(&repair, &map).ends_with("; waiting to be repaired"));
+        repair.bytes_per_second = 1024.0;
+        repair.eta_seconds = Some(1024.0);
+        assert!(redundancy(&repair, &map).contains("ready in about"));
+        let node = serde_json::json!({
+            "id": 2, "uuid": [0; 16], "address": "a:1",
+            "labels": { "region": "", "zone": "", "rack": "", "host": "" },
+            "state": "down", "since_ms": 0, "reason": "late", "boot": 1, "raft": null,
+            "maintenance": false, "labels_fixed": false, "mark": 0,
+        });
+        let node: Node = serde_json::from_value(node).unwrap();
+        map.nodes.insert(node.id, node);
+        let waiting = redundancy(&repair, &map);
+        assert!(
+            waiting.contains("waiting for n2 before") && !waiting.contains("ready in"),
+            "{waiting}"
+        );
+    }
 }

@@ -67,7 +67,7 @@ pub(crate) async fn repair(global: &Global) -> CliResult {
     if global.json {
         return json(&status.repair);
     }
-    line(redundancy(&status.repair))?;
+    line(redundancy(&status.repair, &status.map))?;
     let mut table = Table::new(&["PG", ">FULL", ">MISSING", "TARGETS"]);
     for item in &status.repair.queue {
         let targets: Vec<String> = item.targets.iter().map(|d| place(&status.map, *d)).collect();

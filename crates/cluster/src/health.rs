@@ -23,7 +23,7 @@ pub fn findings(
     }
     findings.redundancy(map, repair);
     findings.nodes(map);
-    findings.breakers(breakers);
+    findings.breakers(map, breakers);
     findings.disks(map);
     findings.metadata(map, voters);
     findings.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -36,6 +36,29 @@ fn shares_a_domain(map: &ClusterMap, policy: &Policy, pg: &Pg) -> bool {
         pg.members.iter().map(|m| m.disk).filter(|disk| map.is_reachable(*disk)).collect();
     let wanted = disks.len().min(usize::from(policy.copies));
     pg.policy == policy.id && map.domains_of(policy.spread, disks.iter().copied()) < wanted
+}
+
+/// What to do about a node that does not answer: it is waited for, unless another one has its place.
+fn remedy_of_lost(map: &ClusterMap, lost: &Node) -> String {
+    let id = lost.id;
+    let has_its_place = |node: &&Node| {
+        node.id != id && node.address == lost.address && node.state <= NodeState::Suspect
+    };
+    if let Some(other) = map.nodes.values().find(has_its_place) {
+        return format!(
+            "it does not come back: {} has its address, with another directory; `everhold node replace {id}` removes it, and \
+             its copies are made elsewhere",
+            other.id
+        );
+    }
+    let wait = if lost.state == NodeState::Down && !lost.maintenance {
+        "; it is waited for before its copies are made elsewhere"
+    } else {
+        ""
+    };
+    format!(
+        "start it again; what it missed is copied to it{wait}; if it is lost for good, `everhold node replace {id}`"
+    )
 }
 
 struct Findings(Vec<Finding>);
@@ -92,6 +115,13 @@ impl Findings {
     }
 
     fn nodes(&mut self, map: &ClusterMap) {
+        if map.nodes.is_empty() {
+            self.add(
+                Severity::Critical,
+                "no node is registered: nothing can be stored".into(),
+                "read the logs of the nodes: each says why it does not register",
+            );
+        }
         for node in map.nodes.values() {
             let (id, state, reason) = (node.id, node.state, &node.reason);
             match state {
@@ -109,7 +139,7 @@ impl Findings {
                 NodeState::Down | NodeState::Out => self.add(
                     Severity::Warning,
                     format!("{id} ({}) is {state}: {reason}", node.address),
-                    "start it again; what it missed is copied to it",
+                    &remedy_of_lost(map, node),
                 ),
             }
         }
@@ -117,9 +147,15 @@ impl Findings {
 
     /// Clients that go round a node or a disk, one finding for each. A client alone may have its own trouble. One that
     /// is half-open passed its probe, or is being probed: only more traffic closes it, and there is nothing to do.
-    fn breakers(&mut self, breakers: &[BreakerStatus]) {
+    /// What is removed from the cluster concerns nobody.
+    fn breakers(&mut self, map: &ClusterMap, breakers: &[BreakerStatus]) {
         let mut suspects: BTreeMap<(NodeId, Option<DiskId>), Vec<&BreakerStatus>> = BTreeMap::new();
-        for breaker in breakers.iter().filter(|breaker| breaker.state == BreakerState::Open) {
+        let is_there = |breaker: &&BreakerStatus| {
+            map.nodes.contains_key(&breaker.node)
+                && breaker.disk.is_none_or(|disk| map.disks.contains_key(&disk))
+        };
+        let open = |breaker: &&BreakerStatus| breaker.state == BreakerState::Open;
+        for breaker in breakers.iter().filter(open).filter(is_there) {
             suspects.entry((breaker.node, breaker.disk)).or_default().push(breaker);
         }
         for ((node, disk), open) in suspects {
@@ -234,26 +270,70 @@ impl Findings {
 }
 
 #[cfg(test)]
-mod breaker_tests {
+mod tests {
     use super::*;
 
-    /// What only new traffic can end is no finding; what an operator may look into is.
+    fn node(id: u32, address: &str, state: NodeState) -> (NodeId, Node) {
+        let node = Node {
+            id: NodeId(id),
+            uuid: [0; 16],
+            address: address.into(),
+            labels: Default::default(),
+            state,
+            since_ms: 0,
+            reason: "late".into(),
+            boot: 1,
+            raft: None,
+            maintenance: false,
+            labels_fixed: false,
+            mark: 0,
+        };
+        (node.id, node)
+    }
+
+    /// What only new traffic can end is no finding, nor what is about a node that was removed; what an operator may look into
+    /// is.
     #[test]
-    fn only_an_open_breaker_is_a_finding() {
-        let found = |state| {
+    fn only_an_open_breaker_for_a_node_is_a_finding() {
+        let map =
+            ClusterMap { nodes: [node(3, "a:1", NodeState::Up)].into(), ..Default::default() };
+        let found = |node, state| {
             let breaker = BreakerStatus {
                 of: "mount /m".into(),
-                node: NodeId(3),
+                node: NodeId(node),
                 disk: None,
                 state,
                 for_ms: 900_000,
                 reason: "late".into(),
             };
             let mut findings = Findings(Vec::new());
-            findings.breakers(&[breaker]);
+            findings.breakers(&map, &[breaker]);
             findings.0.len()
         };
-        assert_eq!(found(BreakerState::Open), 1);
-        assert_eq!(found(BreakerState::HalfOpen), 0);
+        assert_eq!(found(3, BreakerState::Open), 1);
+        assert_eq!(found(3, BreakerState::HalfOpen), 0);
+        assert_eq!(found(4, BreakerState::Open), 0);
+    }
+
+    /// A cluster without nodes is not healthy.
+    #[test]
+    fn no_node_is_a_finding() {
+        let nothing = (RepairStatus::default(), BTreeSet::new());
+        let found = findings(&ClusterMap::default(), &nothing.0, None, &nothing.1, &[]);
+        assert_eq!(found[0].severity, Severity::Critical);
+        assert!(found[0].text.contains("no node"), "{found:?}");
+    }
+
+    /// Who waits for a node whose address another one has waits in vain.
+    #[test]
+    fn a_node_that_was_set_up_anew_is_replaced() {
+        let remedy = |others: NodeState| {
+            let nodes = [node(2, "a:1", NodeState::Down), node(7, "a:1", others)];
+            let map = ClusterMap { nodes: nodes.into(), ..Default::default() };
+            remedy_of_lost(&map, &map.nodes[&NodeId(2)])
+        };
+        assert!(remedy(NodeState::Up).contains("node replace n2"), "{}", remedy(NodeState::Up));
+        assert!(remedy(NodeState::Up).contains("n7 has its address"));
+        assert!(remedy(NodeState::Out).starts_with("start it again"));
     }
 }

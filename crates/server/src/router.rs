@@ -7,7 +7,8 @@ use crate::http::{
 use crate::node::Node;
 use crate::raft::rpc_of;
 use crate::services::{
-    CallContext, Class, Held, Serve, health_page, metrics_page, serve_block, status_page,
+    CallContext, Class, Held, Serve, health_page, metrics_page, ready_page, serve_block,
+    status_page,
 };
 use everhold_consensus::RaftRpc;
 use everhold_proto::codec::FORMAT_VERSION;
@@ -79,6 +80,7 @@ async fn route(
     if request.method() == Method::GET {
         match path {
             "/health" => return health_page(node),
+            "/readyz" => return ready_page(node),
             "/status" => return Ok(status_page(node)),
             "/metrics" => return Ok(metrics_page(node)),
             _ => {}

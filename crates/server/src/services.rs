@@ -11,7 +11,7 @@ mod pages;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use blocks::check_block;
 pub(crate) use blocks::serve_block;
-pub(crate) use pages::{health_page, metrics_page, status_page};
+pub(crate) use pages::{health_page, metrics_page, ready_page, status_page};
 
 use crate::http::Connection;
 use crate::node::Node;

@@ -115,7 +115,7 @@ impl Watch {
         } else {
             self.restored_at = None;
         }
-        let line = redundancy(repair);
+        let line = redundancy(repair, &status.map);
         if line != self.told {
             news.push(line.clone());
             self.told = line;

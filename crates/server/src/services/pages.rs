@@ -1,4 +1,4 @@
-//! Pages for people and scrapers: `/status`, `/metrics`, `/health`.
+//! Pages for people and scrapers: `/status`, `/metrics`, `/health`, `/readyz`.
 
 use super::own::node_status;
 use crate::control::add_rate;
@@ -159,6 +159,15 @@ fn cluster(node: &Node, text: &mut String) -> Result<(), Error> {
     let help = "clients whose circuit breaker for a disk is not closed";
     labelled(text, "cluster_disk_breakers_open", help, "gauge", "disk", disks);
     Ok(())
+}
+
+/// Whether the cluster can be used through this node: it is in service, and there is a leader that it hears.
+pub(crate) fn ready_page(node: &Node) -> Result<Reply, Error> {
+    health_page(node)?;
+    if !node.is_leader() && node.leader_hint().is_none() {
+        return Err(Error::new(Kind::Retry, "no metadata leader is heard"));
+    }
+    Ok(text_reply("ready\n".into()))
 }
 
 /// Whether the node is in service: registered, its disks working.
