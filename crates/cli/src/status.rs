@@ -247,7 +247,7 @@ mod tests {
         repair.eta_seconds = Some(1024.0);
         assert!(redundancy(&repair, &map).contains("ready in about"));
         let node = serde_json::json!({
-            "id": 2, "uuid": [0; 16], "address": "a:1",
+            "id": 2, "uuid": vec![0; 16], "address": "a:1",
             "labels": { "region": "", "zone": "", "rack": "", "host": "" },
             "state": "down", "since_ms": 0, "reason": "late", "boot": 1, "raft": null,
             "maintenance": false, "labels_fixed": false, "mark": 0,

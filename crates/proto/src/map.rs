@@ -82,7 +82,7 @@ pub fn told_mark(mark: u64) -> u64 {
     if mark < MARK_DIGESTS {
         return mark;
     }
-    MARK_DIGESTS / 2 | u64::from(crate::checksum::crc32c(&mark.to_le_bytes()))
+    (MARK_DIGESTS / 2) | u64::from(crate::checksum::crc32c(&mark.to_le_bytes()))
 }
 
 impl Node {
