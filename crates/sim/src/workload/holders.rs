@@ -90,7 +90,7 @@ impl Worker {
                     Err(e) => crate::event!("c{} keeps nothing: {e}", self.ops.number),
                 }
             }
-            if self.rng.random_bool(0.1) {
+            if self.rng.random_bool(0.03) {
                 self.remove_one_of_others().await;
             }
             if !kept.is_empty() {
@@ -168,7 +168,7 @@ impl Worker {
         }
         file.write(0, &(count + 1).to_le_bytes()).await?;
         file.sync().await?;
-        Ok((client.session_id() == session).then_some(count + 1))
+        Ok(holds(&client, session).await?.then_some(count + 1))
     }
 
     /// Makes a file that stays open.
