@@ -288,7 +288,7 @@ impl<'a> Driver<'a> {
     }
 
     fn path_of(&self, inode: u64) -> Option<String> {
-        let listed = draw::directories().into_iter().flat_map(|directory| draw::names(directory));
+        let listed = draw::directories().into_iter().flat_map(draw::names);
         listed.into_iter().find(|path| self.local.inode_at(path) == Some(inode))
     }
 
@@ -328,7 +328,7 @@ impl<'a> Driver<'a> {
                 return Ok(seen);
             }
             // What was opened after it was written is right at once.
-            if !op.only_asks() || op.handles().first().is_some() || Instant::now() >= end {
+            if !op.only_asks() || !op.handles().is_empty() || Instant::now() >= end {
                 return Err(self.difference(mount, op, &seen, &expected));
             }
             asked += 1;

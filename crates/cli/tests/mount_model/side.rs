@@ -164,7 +164,7 @@ impl Side {
     }
 
     /// Sets the time of the last change, and gives it back as it is then.
-    fn set_time(&self, path: &String, seconds: i64) -> Result<Seen, Errno> {
+    fn set_time(&self, path: &str, seconds: i64) -> Result<Seen, Errno> {
         let time = rustix::time::Timespec { tv_sec: seconds, tv_nsec: 1 };
         let times = fs::Timestamps { last_access: time, last_modification: time };
         let (path, how) = (self.at(path), AtFlags::SYMLINK_NOFOLLOW);
@@ -202,7 +202,7 @@ fn status(status: &fs::Stat) -> Seen {
     Seen::Status {
         mode: status.st_mode,
         size: unless_directory(status.st_size as u64),
-        links: unless_directory(status.st_nlink as u64),
+        links: unless_directory(status.st_nlink),
         owner: status.st_uid,
     }
 }

@@ -128,8 +128,9 @@ impl Desk {
         lost.into_iter().all(|(at, deed)| {
             let number = self.base + at + 1;
             let of_content = |file| self.content_durable.get(&file).is_some_and(|d| number <= *d);
-            !(deed.is_of_names() && number <= self.names_durable)
-                && !deed.content_of().is_some_and(of_content)
+            let is_durable = deed.is_of_names() && number <= self.names_durable
+                || deed.content_of().is_some_and(of_content);
+            !is_durable
         })
     }
 

@@ -139,7 +139,7 @@ impl Edge {
                     .insert(*file, Open { file: open, descriptors: vec![Descriptor::new(mark)] });
             }
             Deed::Link(file, name) => {
-                drop(client.link(self.inodes[file], directory, entry(name)?).await?);
+                client.link(self.inodes[file], directory, entry(name)?).await?;
             }
             Deed::Rename(from, to) => {
                 let (from, to, mode) = (entry(from)?, entry(to)?, RenameMode::Replace);
