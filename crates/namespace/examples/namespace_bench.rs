@@ -81,7 +81,7 @@ fn main() -> KvResult<()> {
     let (kv, session) = (MemKv::default(), SessionId(0));
     let mut bench = Bench { kv, index: 0, session, next_request: 1 };
     bench.entry(create_root)?;
-    bench.session = bench.entry(|ctx| sessions::open(ctx, "bench", false))?;
+    bench.session = bench.entry(|ctx| sessions::open(ctx, "bench", false, 0))?;
 
     let mut directories = Vec::new();
     for i in 0..files.div_ceil(FILES_PER_DIRECTORY) {

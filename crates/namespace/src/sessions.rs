@@ -1,7 +1,7 @@
 //! Sessions: clients' leases. A session's row is what the block table and the request window go by.
 //!
 //! **Invariant:** `floor` and `acked_below` only rise, and an ended session never comes back: its id is
-//! the log index that opened it. `seen_ms` is at most a second behind the last sign of life in the log, so
+//! made of the log index that opened it. `seen_ms` is at most a second behind the last sign of life in the log, so
 //! whoever leads next knows how old a session is.
 
 use crate::delegations::Rule;
@@ -21,10 +21,13 @@ use std::ops::ControlFlow;
 /// where it has to.
 const SEEN_STEP_MS: u64 = 1000;
 
-/// Opens a session; its id is the index of the entry. At most one per entry. One that `follows` may keep a
+/// Opens a session; its id is `nonce` and the low half of the index of the entry. At most one per entry. One that `follows` may keep a
 /// cache by the change feed.
-pub fn open(ctx: &mut Apply<'_>, client: &str, follows: bool) -> KvResult<SessionId> {
-    let id = SessionId(ctx.index.0);
+///
+/// Two sessions have one id only if their entries are a multiple of 2^32 apart and the nonces are equal: as rare as two equal
+/// numbers of 64 bits that were drawn.
+pub fn open(ctx: &mut Apply<'_>, client: &str, follows: bool, nonce: u32) -> KvResult<SessionId> {
+    let id = SessionId((u64::from(nonce) << 32) | (ctx.index.0 & u64::from(u32::MAX)));
     let client = client[..client.floor_char_boundary(CLIENT_BYTES_MAX)].to_string();
     let seen_ms = ctx.stamp.log_ms;
     let row =

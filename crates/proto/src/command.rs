@@ -34,6 +34,8 @@ pub enum Command {
         client: String,
         /// It will follow the change feed and keep a cache by it.
         follows: bool,
+        /// Drawn by the leader: half of the session's id, so that nobody guesses it.
+        nonce: u32,
     },
     /// Keeps a session alive, raises its floor, drops kept answers. Answer: `Done`.
     RenewSession {

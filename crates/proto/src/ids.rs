@@ -52,7 +52,8 @@ id!(/// Version of the cluster map.
     Epoch(u64), "e");
 id!(/// A file, directory or other object of the tree. Never reused. 1 is the root directory.
     InodeId(u64), "i");
-id!(/// A client's lease: the log index of the entry that opened it, so it is never reused.
+id!(/// A client's lease: 32 bits that were drawn, so that nobody guesses it, and 32 of the log index of the
+    /// entry that opened it, so that it is never reused.
     SessionId(u64), "s");
 id!(/// Index of an entry of the Raft log.
     LogIndex(u64), "x");

@@ -42,8 +42,8 @@ fn dispatch(ctx: &mut Apply<'_>, command: Command) -> KvResult<Answer> {
             }
             Ok(answer)
         }
-        Command::OpenSession { client, follows } => {
-            Ok(Answer::Session(namespace::sessions::open(ctx, &client, follows)?))
+        Command::OpenSession { client, follows, nonce } => {
+            Ok(Answer::Session(namespace::sessions::open(ctx, &client, follows, nonce)?))
         }
         Command::RenewSession { session, acked_below, floor } => {
             let renewed = namespace::sessions::renew(ctx, session, acked_below, floor)?;

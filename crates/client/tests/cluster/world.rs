@@ -202,7 +202,7 @@ impl State {
         Some(Ok(if ask("OpenSession") {
             let open: rpc::OpenSession = decode(body).unwrap();
             let session = self.entry(|ctx| {
-                everhold_namespace::sessions::open(ctx, &open.client, open.follows).unwrap()
+                everhold_namespace::sessions::open(ctx, &open.client, open.follows, 0).unwrap()
             });
             encode(&rpc::OpenedSession { session, ttl_ms: 5000 })
         } else if ask("RenewSession") {

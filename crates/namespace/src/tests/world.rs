@@ -113,7 +113,7 @@ impl World {
     }
 
     pub(super) fn open_session(&mut self) -> SessionId {
-        self.entry(|ctx| sessions::open(ctx, "test", false).unwrap())
+        self.entry(|ctx| sessions::open(ctx, "test", false, 0).unwrap())
     }
 
     pub(super) fn end_session(&mut self, session: SessionId) {

@@ -64,7 +64,7 @@ mod tests {
     fn feed() -> MemKv {
         let mut kv = MemKv::default();
         entry(&mut kv, 1, |ctx| namespace::create_root(ctx).expect("in memory"));
-        let open = |ctx: &mut Apply<'_>| namespace::sessions::open(ctx, "c", true);
+        let open = |ctx: &mut Apply<'_>| namespace::sessions::open(ctx, "c", true, 0);
         let session = entry(&mut kv, 2, open).expect("in memory");
         let create = |request| {
             let op = FsOp::Create {

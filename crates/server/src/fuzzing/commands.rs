@@ -38,7 +38,8 @@ impl Machine {
         let mut machine = Machine { kv: MemKv::default(), index: 0 };
         let policy = Policy::replicated(PolicyId(0), "default", 2);
         machine.run(Command::Create { cluster: ClusterId([7; 16]), policy });
-        let opened = machine.run(Command::OpenSession { client: "c".into(), follows: true });
+        let opened =
+            machine.run(Command::OpenSession { client: "c".into(), follows: true, nonce: 0 });
         assert_eq!(opened, Answer::Session(SessionId(2)));
         for number in 1..=NODES {
             let (address, labels) = (format!("a:{number}"), Labels::default());

@@ -41,7 +41,8 @@ impl Serve for OpenSession {
         if self.client.len() > CLIENT_NAME_BYTES_MAX {
             return Err(Error::new(Kind::Invalid, "the client's name is too long"));
         }
-        let command = Command::OpenSession { client: self.client, follows: self.follows };
+        let nonce = (node.env.entropy.u64() >> 32) as u32;
+        let command = Command::OpenSession { client: self.client, follows: self.follows, nonce };
         match node.propose(command, call.deadline).await?.1 {
             Answer::Session(session) => {
                 seen(node, session);

@@ -93,11 +93,11 @@ fn commands_reach_their_halves() {
     let (address, labels) = ("a:1".into(), Labels::default());
     let register = MapCommand::RegisterNode { uuid: [1; 16], address, labels, marks: Vec::new() };
     assert_eq!(machine.apply(Command::Map(register)), Answer::Node { node: NodeId(1), boot: 1 });
-    let open = Command::OpenSession { client: "c".into(), follows: false };
+    let open = Command::OpenSession { client: "c".into(), follows: false, nonce: 7 };
     let Answer::Session(session) = machine.apply(open) else {
         panic!("no session");
     };
-    assert_eq!(session, SessionId(machine.index));
+    assert_eq!(session, SessionId((7 << 32) | machine.index));
     let requests = vec![SessionRequest::new(1, create_file("f"))];
     let batch = SessionBatch { session, acked_below: 1, floor: 0, requests };
     let first = machine.apply(Command::Fs(batch.clone()));
