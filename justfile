@@ -53,7 +53,7 @@ posix *ARGS: _posix-tools
 # The same with 200,000 operations of each mix and three seeds, twelve runs at once: an hour on two cores.
 posix-long *ARGS: (posix "--ops" "200000" "--seeds" "3" "--jobs" "12" ARGS)
 
-# git, cargo, rsync, SQLite and PostgreSQL on a mount; needs root, /dev/fuse and cargo's registry, and installs what is
+# git, cargo, rsync, SQLite, etcd and PostgreSQL on a mount; needs root, /dev/fuse and cargo's registry, and installs what is
 # missing with apt-get. `just programs --kill` kills nodes meanwhile.
 programs *ARGS:
     cargo build -p everhold-cli
