@@ -99,6 +99,7 @@ async fn pages_are_for_everyone() {
     let address = cluster.nodes[0].address();
     for (path, wanted) in [
         ("/health", "ok"),
+        ("/readyz", "ready"),
         ("/status", "\"raft_role\":\"leader\""),
         ("/metrics", "everhold_blocks"),
     ] {
@@ -115,4 +116,23 @@ async fn pages_are_for_everyone() {
     );
     let answer = send(&address, request.as_bytes()).await;
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+}
+
+/// Who reaches the port can neither take a node out of Raft, nor give it a seat under an id that was never given.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_do_not_decide_about_seats() {
+    let cluster = TestCluster::start(1, 1).await;
+    let address = cluster.nodes[0].address();
+    for (call, raft) in [("RetireLearner", 1), ("PrepareLearner", u64::MAX)] {
+        let body = format!("{{\"raft\":{raft}}}");
+        let request = format!(
+            "POST /everhold.v1.Node/{call} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = send(&address, request.as_bytes()).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 409"), "{call}: {answer}");
+    }
+    still_serves(&cluster).await;
 }
