@@ -100,10 +100,18 @@ impl Plan {
     fn for_programs(mut self, rng: &mut ChaCha8Rng) -> Self {
         self.followers = 0b1111;
         self.behind = 0b1111;
-        let mut works = vec![Work::Programs, Work::Holders, Work::Overwriters];
-        works.rotate_left([0, 0, 0, 1, 1, 2][rng.random_range(0..6)]);
-        works.truncate([1, 1, 2][rng.random_range(0..3)]);
-        self.workloads = works;
+        let works: &[Work] = match rng.random_range(0..8) {
+            0..4 => &[Work::Programs],
+            4 => &[Work::Programs, Work::Overwriters],
+            5..7 => &[Work::Holders],
+            _ => &[Work::Overwriters],
+        };
+        self.workloads = works.to_vec();
+        if works[0] != Work::Programs {
+            // They have to meet.
+            self.clients = self.clients.max(3);
+            (self.work.counters, self.work.slot_bytes) = (1, vec![512, 12 << 10]);
+        }
         let own = [Kind::ClientPause, Kind::ClientFreeze];
         let others = [0, 0, 2, 12][rng.random_range(0..4)];
         self.work.calm = others == 0;

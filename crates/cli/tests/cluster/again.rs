@@ -1,6 +1,6 @@
 //! `up` of a cluster that is there already, and orders to one of several local clusters.
 
-use crate::common::{Cluster, eventually, everhold};
+use crate::common::{Cluster, eventually};
 use rustix::process::test_kill_process;
 
 /// A cluster comes back without a node that was drained, and without one that was removed.
@@ -19,13 +19,12 @@ fn a_cluster_is_started_again_without_a_removed_node() {
     orders_go_to_the_cluster_that_is_named(&cluster);
 }
 
-/// A user with another context names the cluster: its node is stopped and started, or nothing is done.
+/// The cluster that is named is meant: its node is stopped and started, or nothing is done.
 fn orders_go_to_the_cluster_that_is_named(cluster: &Cluster) {
-    let elsewhere = tempfile::tempdir().expect("a temporary directory");
     let addresses = cluster.addresses();
     let order = |named: &str, arguments: &[&str]| {
-        let mut command = everhold(elsewhere.path());
-        command.args(["--cluster", named, "node"]).args(arguments).output().expect("it runs")
+        let mut command = cluster.command(&["--cluster", named, "node"]);
+        command.args(arguments).output().expect("it runs")
     };
     let refused = order("127.0.0.1:9", &["stop", "2"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();

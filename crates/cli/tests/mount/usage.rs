@@ -58,7 +58,6 @@ fn wrong_options() {
         &["mount"],
         &["mount", "--threads", "0", "/mnt"],
         &["mount", "--on-loss", "panic", "/mnt"],
-        &["mount", "--foreground", "--log", "/tmp/log", "/mnt"],
         &["umount"],
     ] {
         let output = world.cluster.run(arguments);

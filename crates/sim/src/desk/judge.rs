@@ -17,10 +17,13 @@ pub(crate) enum Fate {
 }
 
 /// What of a desk was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lost {
     /// So many of the changes are there, the first ones.
     pub(crate) kept: usize,
+    /// Content of these files is there that was written later: such a change may go to the cluster at once, while names
+    /// that were changed before it wait to be told.
+    content: BTreeMap<FileNo, usize>,
     /// The last change was made after the loss, and is there as well.
     pub(crate) last_is_there: bool,
 }
@@ -122,16 +125,27 @@ impl Desk {
         }
     }
 
-    /// Whether a state may be what is left, if it is the one after so many changes.
+    /// Whether names may be left as they were after so many changes.
     fn may_be_left(&self, kept: usize) -> bool {
         let lost = self.deeds.iter().enumerate().skip(kept - self.base);
         lost.into_iter().all(|(at, deed)| {
             let number = self.base + at + 1;
-            let of_content = |file| self.content_durable.get(&file).is_some_and(|d| number <= *d);
-            let is_durable = deed.is_of_names() && number <= self.names_durable
-                || deed.content_of().is_some_and(of_content);
-            !is_durable
+            let made = match deed {
+                Deed::Create(file, _) => {
+                    self.content_durable.get(file).is_some_and(|d| number <= *d)
+                }
+                _ => false,
+            };
+            !made && !(deed.is_of_names() && number <= self.names_durable)
         })
+    }
+
+    /// Whether the content of a file may be left as it was after so many changes.
+    fn content_may_be_left(&self, file: FileNo, kept: usize) -> bool {
+        let Some(durable) = self.content_durable.get(&file) else { return true };
+        let lost = self.deeds.iter().enumerate().skip(kept - self.base);
+        let is_of = |deed: &Deed| deed.content_of() == Some(file);
+        !lost.into_iter().any(|(at, deed)| is_of(deed) && self.base + at < *durable)
     }
 
     /// What must have been lost if this is what is left: as little as possible. `None`: it cannot be.
@@ -140,31 +154,70 @@ impl Desk {
         let candidates = (self.base..=all).rev().filter(|kept| self.may_be_left(*kept));
         for kept in candidates {
             let state = &self.states[kept - self.base];
-            if state.seen() == *actual {
-                return Some(Lost { kept, last_is_there: false });
+            if let Some(content) = self.explain_content(kept, state, actual) {
+                return Some(Lost { kept, content, last_is_there: false });
             }
-            let lost = Lost { kept, last_is_there: true };
-            if kept + 1 < all && self.with_last(lost).is_some_and(|state| state.seen() == *actual) {
+            if kept + 1 < all
+                && let Some(lost) = self.explain_with_last(kept, actual)
+            {
                 return Some(lost);
             }
         }
         None
     }
 
-    /// The state after a loss with the last change, if that does not depend on what was lost.
-    fn with_last(&self, lost: Lost) -> Option<State> {
+    /// The same with the last change, if that does not depend on what was lost.
+    fn explain_with_last(&self, kept: usize, actual: &Seen) -> Option<Lost> {
         let last = self.deeds.last()?;
-        let mut state = self.states[lost.kept - self.base].clone();
+        let mut state = self.states[kept - self.base].clone();
+        if !state.apply(last) {
+            return None;
+        }
+        let content = self.explain_content(kept, &state, actual)?;
+        let lost = Lost { kept, content, last_is_there: true };
         let files = last.files(&self.states[self.deeds.len() - 1]);
-        let depends = self.lost(lost).any(|(deed, s)| !deed.files(s).is_disjoint(&files));
-        (!depends && state.apply(last)).then_some(state)
+        let depends = self.lost(&lost).any(|(deed, s)| !deed.files(s).is_disjoint(&files));
+        (!depends).then_some(lost)
+    }
+
+    /// After how many changes each file with a name had the content that is there, if names are those of `state`.
+    fn explain_content(
+        &self,
+        kept: usize,
+        state: &State,
+        actual: &Seen,
+    ) -> Option<BTreeMap<FileNo, usize>> {
+        if !state.names.keys().eq(actual.keys()) {
+            return None;
+        }
+        let mut content = BTreeMap::new();
+        for (name, file) in &state.names {
+            let is_it = |after: &usize| {
+                let then = &self.states[after - self.base];
+                then.files.get(file).or(state.files.get(file)) == actual.get(name)
+                    && self.content_may_be_left(*file, *after)
+            };
+            let newest = (kept..=self.base + self.deeds.len()).rev().find(is_it)?;
+            if *content.entry(*file).or_insert(newest) != newest {
+                return None; // two names of one file
+            }
+        }
+        Some(content)
     }
 
     /// The changes that were lost, each with the state before it.
-    pub(crate) fn lost(&self, lost: Lost) -> impl Iterator<Item = (&Deed, &State)> {
+    pub(crate) fn lost<'a>(
+        &'a self,
+        lost: &'a Lost,
+    ) -> impl Iterator<Item = (&'a Deed, &'a State)> + 'a {
         let end = self.deeds.len() - usize::from(lost.last_is_there);
-        let from = lost.kept - self.base;
-        self.deeds[..end].iter().zip(&self.states).skip(from)
+        let numbered = self.deeds[..end].iter().zip(&self.states).zip(self.base + 1..);
+        let is_lost = |deed: &Deed, number: usize| {
+            let later = deed.content_of().filter(|_| !deed.is_of_names());
+            let kept = later.and_then(|file| lost.content.get(&file)).unwrap_or(&lost.kept);
+            number > *kept
+        };
+        numbered.filter(move |((deed, _), number)| is_lost(deed, *number)).map(|(deed, _)| deed)
     }
 
     /// Judges what somebody saw of one name, who began to look when `answered` changes had been answered.
@@ -187,11 +240,26 @@ impl Desk {
             };
             seen.is_some_and(|seen| self.states[at..].iter().any(|state| shows(state, seen)))
         };
+        // The content that was seen is one of those that may be left.
+        let shows_durable = |at: usize| {
+            let Some(file) = self.states[at].names.get(name) else { return true };
+            let is_seen = |state: &State| {
+                seen.is_some_and(|s| state.files.get(file).is_some_and(|c| c.slots == s.slots))
+            };
+            (at..=last).any(|then| {
+                is_seen(&self.states[then]) && self.content_may_be_left(*file, self.base + then)
+            })
+        };
         if (from..=last).any(shows) {
             return Ok(());
         }
         let text = format!("{text}: {name} is {seen:?}, and was {}", self.told_of(name, from));
-        if (0..from).any(|at| shows(at) && self.may_be_left(self.base + at)) {
+        let is_durable = |at: usize| {
+            let file = self.states[at].names.get(name);
+            let is_older = |file: &FileNo| !self.content_may_be_left(*file, self.base + at);
+            !self.may_be_left(self.base + at) || file.is_some_and(is_older) && !shows_durable(at)
+        };
+        if (0..from).any(|at| shows(at) && !is_durable(at)) {
             self.low.push(LowLook { name: name.clone(), seen: seen.cloned(), text });
             return Ok(());
         }
@@ -284,7 +352,8 @@ mod tests {
         let desk = desk();
         for kept in 0..=5 {
             let seen = after(&desk, kept);
-            assert_eq!(desk.explain(&seen), Some(Lost { kept, last_is_there: false }));
+            let lost = desk.explain(&seen).expect("it may be left");
+            assert_eq!((lost.kept, lost.last_is_there), (kept, false));
         }
     }
 
@@ -323,8 +392,8 @@ mod tests {
         let mut left = after(&desk, 1);
         left.insert(name("c"), Content::default());
         let lost = desk.explain(&left).expect("c was made when the rest was lost");
-        assert_eq!(lost, Lost { kept: 1, last_is_there: true });
-        let deeds: Vec<_> = desk.lost(lost).map(|(deed, _)| deed.clone()).collect();
+        assert_eq!((lost.kept, lost.last_is_there), (1, true));
+        let deeds: Vec<_> = desk.lost(&lost).map(|(deed, _)| deed.clone()).collect();
         assert_eq!(deeds.len(), 4);
     }
 

@@ -21,9 +21,13 @@ pub(crate) struct Begun {
 pub(crate) type Look = Option<Content>;
 
 impl Desks {
-    /// A program begins. Its object is `directory:prefix`, where all its names begin with the prefix.
-    pub(crate) fn open(&self, object: &ObjectId) {
-        self.0.lock().insert(object.clone(), Desk::default());
+    /// A program begins. Its object is `directory:prefix`, where all its names begin with the prefix. `false`: somebody had
+    /// it before, under the same number.
+    pub(crate) fn open(&self, object: &ObjectId) -> bool {
+        let mut all = self.0.lock();
+        let is_new = !all.contains_key(object);
+        all.entry(object.clone()).or_default();
+        is_new
     }
 
     /// The desk of an object that was opened.

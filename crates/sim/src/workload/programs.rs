@@ -80,7 +80,9 @@ impl Worker {
             serial += 1;
             let prefix = format!("p{}-{serial}-", self.ops.number);
             let object = ObjectId::new(format!("{directory}:{prefix}"));
-            self.ops.recorder.desks().open(&object);
+            if !self.ops.recorder.desks().open(&object) {
+                continue;
+            }
             let slot_bytes = SLOT_BYTES[self.rng.random_range(0..SLOT_BYTES.len())];
             let mut edge = Edge::new(&self.ops, object, inode, slot_bytes);
             match self.work(&mut edge, &prefix).await {

@@ -149,11 +149,12 @@ impl Edge {
 
     fn losses(&self, lost: Lost, doubt: Option<&Deed>) -> Losses {
         let desk = self.desk();
-        let mut all: Vec<_> = desk.lost(lost).collect();
+        let mut all: Vec<_> = desk.lost(&lost).collect();
         // Nobody was told that a change of unknown outcome was made.
-        if doubt.is_some() && !lost.last_is_there {
-            all.pop();
-        }
+        let under_way = desk.under_way();
+        all.retain(|(deed, _)| {
+            doubt.is_none() || under_way.is_none_or(|u| !std::ptr::eq(u, *deed))
+        });
         // What was done to a file without a name went to the leader at once, and cannot be seen from outside.
         let named: BTreeSet<FileNo> = desk.state().names.values().copied().collect();
         let doubted = doubt.into_iter().flat_map(|deed| deed.files(desk.state()));
