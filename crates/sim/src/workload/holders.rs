@@ -223,7 +223,9 @@ impl Worker {
                 true
             }
             Err(e) if e.is_not_found() => {
-                let is_same = client.session_id() == seen.session && self.ops.plan.calm;
+                // Who stood still may not know yet that its session has ended.
+                let lives = client.confirm_session(seen.session).await.unwrap_or(false);
+                let is_same = lives && self.ops.plan.calm;
                 let is_later =
                     began.is_some_and(|began| began > seen.since_ms.max(kept.since_ms) + APART_MS);
                 if began.is_none() || (is_same && is_later) {
