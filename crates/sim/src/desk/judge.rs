@@ -136,7 +136,8 @@ impl Desk {
                 }
                 _ => false,
             };
-            !made && !(deed.is_of_names() && number <= self.names_durable)
+            let named = deed.is_of_names() && number <= self.names_durable;
+            !(made || named)
         })
     }
 
