@@ -1,7 +1,7 @@
 //! The log of a process: what is told, how often, and where it goes.
 //!
 //! **Invariant:** neither what goes wrong nor how long it does decides how large a log becomes. An event that repeats is
-//! written a few times, then counted ([`repeats`]); a log file has a successor when it is large ([`file`]).
+//! written a few times, then counted ([`repeats`]); a log file has a successor when it is large ([`mod@file`]).
 
 mod file;
 mod repeats;
