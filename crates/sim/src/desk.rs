@@ -141,6 +141,14 @@ impl Deed {
         matches!(self, Deed::Create(..) | Deed::Link(..) | Deed::Rename(..) | Deed::Unlink(..))
     }
 
+    /// Files without which it cannot be made, in the state before it. What a rename replaces is not among them.
+    pub(crate) fn needs(&self, before: &State) -> BTreeSet<FileNo> {
+        match self {
+            Deed::Rename(from, _) => before.names.get(from).copied().into_iter().collect(),
+            _ => self.files(before),
+        }
+    }
+
     /// Files that have to do with it, in the state before it.
     pub(crate) fn files(&self, before: &State) -> BTreeSet<FileNo> {
         let named = |name: &FileName| before.names.get(name).copied();

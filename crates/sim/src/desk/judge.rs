@@ -176,7 +176,7 @@ impl Desk {
         }
         let content = self.explain_content(kept, &state, actual)?;
         let lost = Lost { kept, content, last_is_there: true };
-        let files = last.files(&self.states[self.deeds.len() - 1]);
+        let files = last.needs(&self.states[self.deeds.len() - 1]);
         let depends = self.lost(&lost).any(|(deed, s)| !deed.files(s).is_disjoint(&files));
         (!depends).then_some(lost)
     }
@@ -273,11 +273,13 @@ impl Desk {
         format!("{:?} when the look began; then {:?}", of(&self.states[from]), &self.deeds[last..])
     }
 
-    /// Whether those who did not see what had been answered saw what is left.
-    pub(crate) fn judge_looks(&self, actual: &Seen) -> Result<(), String> {
-        let is_wrong = |low: &&LowLook| {
-            actual.get(&low.name).map(|c| &c.slots) != low.seen.as_ref().map(|c| &c.slots)
+    /// Whether those who did not see what had been answered saw what is left, with the last change or without it.
+    pub(crate) fn judge_looks(&self, actual: &Seen, lost: &Lost) -> Result<(), String> {
+        let before = self.states[lost.kept - self.base].seen();
+        let is_seen = |low: &LowLook, left: &Seen| {
+            left.get(&low.name).map(|c| &c.slots) == low.seen.as_ref().map(|c| &c.slots)
         };
+        let is_wrong = |low: &&LowLook| !is_seen(low, actual) && !is_seen(low, &before);
         match self.low.iter().find(is_wrong) {
             Some(low) => {
                 Err(format!("{}, and it is {:?} after all", low.text, actual.get(&low.name)))
@@ -291,7 +293,7 @@ impl Desk {
         match &self.fate {
             Fate::Open => match self.explain(actual) {
                 None => Err(self.unexplained(actual)),
-                Some(_) => self.judge_looks(actual),
+                Some(lost) => self.judge_looks(actual, &lost),
             },
             Fate::Settled if self.state().seen() == *actual => Ok(()),
             Fate::Settled => Err(format!("{actual:?} is not {:?}", self.state().seen())),
@@ -400,14 +402,18 @@ mod tests {
 
     #[test]
     fn who_looks_sees_what_was_answered_or_it_is_lost() {
+        let judge = |desk: &Desk, kept| {
+            let left = after(desk, kept);
+            desk.judge_looks(&left, &desk.explain(&left).expect("it may be left"))
+        };
         let mut desk = desk();
         let old = after(&desk, 2).get("a").cloned();
         let new = after(&desk, 5).get("a").cloned();
         assert!(desk.look(&name("a"), new.as_ref(), 5, "c2").is_ok());
-        assert!(desk.judge_looks(&after(&desk, 2)).is_ok(), "nobody saw anything old");
+        assert!(judge(&desk, 2).is_ok(), "nobody saw anything old");
         assert!(desk.look(&name("a"), old.as_ref(), 5, "c2").is_ok(), "it may be lost");
-        assert!(desk.judge_looks(&after(&desk, 2)).is_ok());
-        assert!(desk.judge_looks(&after(&desk, 5)).is_err(), "it was not");
+        assert!(judge(&desk, 2).is_ok());
+        assert!(judge(&desk, 5).is_err(), "it was not");
         assert!(desk.settled().is_err());
         let never = Content { slots: vec![Some(Tag(9))], note: None };
         assert!(desk.look(&name("a"), Some(&never), 5, "c2").is_err());

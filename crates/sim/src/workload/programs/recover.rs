@@ -56,11 +56,11 @@ impl Edge {
             self.violation(SEEN, wrong);
             return Some((actual, doubt));
         };
-        let losses = self.losses(lost, doubt.as_ref());
+        let losses = self.losses(&lost, doubt.as_ref());
         crate::event!("{} lost {:?}; told: {told:?}", self.object, losses.deeds);
         self.judge_losses(&losses, &trouble);
         self.judge_told(&losses, &told, told_names);
-        let looks = self.desk().judge_looks(&actual);
+        let looks = self.desk().judge_looks(&actual, &lost);
         if let Err(wrong) = looks {
             self.violation(SEEN, wrong);
         }
@@ -147,9 +147,9 @@ impl Edge {
         None
     }
 
-    fn losses(&self, lost: Lost, doubt: Option<&Deed>) -> Losses {
+    fn losses(&self, lost: &Lost, doubt: Option<&Deed>) -> Losses {
         let desk = self.desk();
-        let mut all: Vec<_> = desk.lost(&lost).collect();
+        let mut all: Vec<_> = desk.lost(lost).collect();
         // Nobody was told that a change of unknown outcome was made.
         let under_way = desk.under_way();
         all.retain(|(deed, _)| {
